@@ -1,0 +1,1 @@
+"""The hand on llama.cpp: the only room that imports it."""

@@ -1,0 +1,124 @@
+"""What a runner asks of an engine, as values and a protocol; a fake in the tests implements it too.
+
+Knows: requests, answers and their counters.
+Does not know: llama.cpp, processes, or how an answer is shown.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from moerun.engine.arguments import BufferReport, EngineArgs
+from moerun.planning.plan import Measurements
+
+
+class StopReason(StrEnum):
+    """Why an answer ended."""
+
+    END = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation; `role` is system, user, assistant or tool."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen; None takes the model's own default, else llama.cpp's.
+
+    `temperature` 0 is greedy. `seed` None draws a fresh one, which the result reports.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    repeat_last_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A conversation to go on with, or a raw prompt when `messages` is empty.
+
+    `maximum_tokens` None means until the context is full.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    sampling: Sampling = Sampling()
+    maximum_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """How an answer went. `reused_tokens` of the prompt were still in the KV cache."""
+
+    stop_reason: StopReason
+    prompt_tokens: int
+    reused_tokens: int
+    answer_tokens: int
+    prompt_s: float
+    answer_s: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """What loading gave: the buffers of the engine's log, the real context, the time it took."""
+
+    buffers: tuple[BufferReport, ...]
+    context_tokens: int
+    load_s: float
+    engine_version: str
+
+
+class EngineSession(Protocol):
+    """One loaded model. Not thread-safe; `is_cancelled` is polled between tokens and batches."""
+
+    @property
+    def report(self) -> LoadReport:
+        """Return what loading gave."""
+        ...
+
+    @property
+    def model_defaults(self) -> Mapping[str, float]:
+        """Return the sampling defaults that the model's file names."""
+        ...
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        on_text: Callable[[str], None],
+        is_cancelled: Callable[[], bool],
+    ) -> GenerationResult:
+        """Answer, handing over text as it comes; raises EngineRefused, UsageError (too long)."""
+        ...
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        ...
+
+
+class Engine(Protocol):
+    """The doors of the engine room."""
+
+    def measure(self, args: EngineArgs) -> Measurements:
+        """Ask the engine what the arguments would allocate; reads no weights."""
+        ...
+
+    def load(
+        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+    ) -> EngineSession:
+        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log."""
+        ...

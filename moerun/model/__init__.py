@@ -1,0 +1,1 @@
+"""What a model is: its tensors, layers and what they cost."""

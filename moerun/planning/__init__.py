@@ -1,0 +1,1 @@
+"""Decisions as pure functions: from a model, a machine and a strategy to a plan."""

@@ -1,0 +1,1 @@
+"""Settings from files, environment and flags, each with its origin."""
