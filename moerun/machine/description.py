@@ -43,6 +43,38 @@ class StorageKind(StrEnum):
     UNKNOWN = "unknown"
 
 
+class EngineDeviceKind(StrEnum):
+    """What ggml says a device is.
+
+    `enum ggml_backend_dev_type` — ggml/include/ggml-backend.h @ 0.3.36 — checked by
+    tests/engine/test_devices.py.
+    """
+
+    CPU = "cpu"
+    GPU = "gpu"
+    INTEGRATED_GPU = "igpu"
+    ACCELERATOR = "accel"
+    META = "meta"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineDevice:
+    """One entry of ggml's own device list, in the engine's words.
+
+    `name` is `CUDA0`, `MTL0` or `RPC0[127.0.0.1:50052]`; `registry` the backend that drives it
+    (`CUDA`, `ROCm`, `Vulkan`, `MTL`, `SYCL`, `RPC`, `CPU`). `device_id` is the lower-case PCI
+    address where the backend knows it (CUDA, ROCm, Vulkan), None elsewhere.
+    """
+
+    name: str
+    description: str
+    registry: str
+    kind: EngineDeviceKind
+    free_bytes: int
+    total_bytes: int
+    device_id: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One device with memory of its own, or a share of the host's.
