@@ -1,0 +1,1 @@
+"""Commands of the developers and of the Makefile; none of them ships in the package."""
