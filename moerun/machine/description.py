@@ -15,6 +15,11 @@ HOST: Final = DeviceId("host")
 SSD: Final = DeviceId("ssd")
 GPU_PREFIX: Final = "gpu:"
 
+# The values of `Host.system`, as Python's platform module spells them.
+LINUX: Final = "Linux"
+DARWIN: Final = "Darwin"
+WINDOWS: Final = "Windows"
+
 
 def is_gpu(device: DeviceId) -> bool:
     """Whether the id names a device of its own, local or remote."""
@@ -61,9 +66,10 @@ class EngineDeviceKind(StrEnum):
 class EngineDevice:
     """One entry of ggml's own device list, in the engine's words.
 
-    `name` is `CUDA0`, `MTL0` or `RPC0[127.0.0.1:50052]`; `registry` the backend that drives it
-    (`CUDA`, `ROCm`, `Vulkan`, `MTL`, `SYCL`, `RPC`, `CPU`). `device_id` is the lower-case PCI
-    address where the backend knows it (CUDA, ROCm, Vulkan), None elsewhere.
+    `name` is `CUDA0`, `MTL0` or `RPC0`; `registry` the backend that drives it (`CUDA`, `ROCm`,
+    `Vulkan`, `MTL`, `SYCL`, `RPC`, `CPU`). `device_id` is the lower-case PCI address where the
+    backend knows it (CUDA, ROCm, Vulkan), None elsewhere. `description` is the card's name, or
+    the address of an RPC worker.
     """
 
     name: str
@@ -79,9 +85,10 @@ class EngineDevice:
 class Gpu:
     """One device with memory of its own, or a share of the host's.
 
-    `engine_name` is what ggml calls it (`CUDA0`, `RPC0[127.0.0.1:50052]`), None when the
-    installed engine does not list it. `working_set_limit_bytes` is the driver's limit for devices
-    that share host memory.
+    `id` is `gpu:` and the PCI address where ggml knows one (`gpu:0000:01:00.0`), the name and the
+    address of a worker (`gpu:RPC0[127.0.0.1:50052]`), or ggml's name (`gpu:MTL0`).
+    `engine_name` is what ggml calls it (`CUDA0`, `RPC0`), None when no engine was asked.
+    `working_set_limit_bytes` is the driver's limit for devices that share host memory.
     """
 
     id: DeviceId

@@ -1,0 +1,55 @@
+"""Look at the machine: GPUs, host memory, storage, and what could not be found out.
+
+Knows: which probe answers what, and how their answers make one `Machine`.
+Does not know: the engine (its device list arrives as values), or what will be planned.
+"""
+
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from moerun.machine.adapters import read_adapters
+from moerun.machine.description import DARWIN, LINUX, EngineDevice, Machine
+from moerun.machine.gpus import Surroundings, find_gpus
+from moerun.machine.probe_host import current_affinity, probe_host
+from moerun.machine.probe_nvml import NvmlReading, read_nvml
+from moerun.machine.storage import probe_storage
+
+
+def probe_machine(
+    *,
+    model_path: Path | None = None,
+    engine_devices: Sequence[EngineDevice] | None = None,
+    nvml: Callable[[], NvmlReading] = read_nvml,
+    root: Path = Path("/"),
+    environment: Mapping[str, str] | None = None,
+    system: str | None = None,
+    affinity: frozenset[int] | None = None,
+) -> Machine:
+    """Return the machine as a process here may use it.
+
+    `model_path` says whose storage matters, the working folder without one. `engine_devices` is
+    ggml's own list, None when there is no engine to ask. The rest are seams for tests. Raises
+    ProbeFailed when the host's memory or the storage cannot be read; no GPU is no error.
+    """
+    system = system or platform.system()
+    environment = os.environ if environment is None else environment
+    affinity = current_affinity() if affinity is None else affinity
+    host, host_notes = probe_host(root=root, system=system, affinity=affinity)
+    storage, storage_notes = probe_storage(model_path or Path.cwd(), root=root, system=system)
+    reading = NvmlReading() if system == DARWIN else nvml()
+    gpus, gpu_notes = find_gpus(
+        tuple(engine_devices) if engine_devices is not None else None,
+        reading.cards,
+        read_adapters(root) if system == LINUX else (),
+        Surroundings(
+            system=system,
+            machine=platform.machine(),
+            host_available_bytes=host.available_bytes,
+            visible_devices=environment.get("CUDA_VISIBLE_DEVICES"),
+        ),
+    )
+    trouble = (str(reading.trouble),) if reading.trouble is not None else ()
+    notes = (*trouble, *reading.notes, *gpu_notes, *host_notes, *storage_notes)
+    return Machine(gpus=gpus, host=host, storage=storage, notes=notes)
