@@ -38,6 +38,7 @@ class TensorUse(StrEnum):
     LOADED = "loaded"
     SKIPPED = "skipped"  # in the file, never loaded (next-token-prediction blocks)
     DUPLICATED = "duplicated"  # loaded once as input, and once more as output (tied embeddings)
+    REPEATED = "repeated"  # loaded with the first layer, and once on every device that has layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +63,20 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSpec:
-    """What one layer keeps for each token: `kv_heads` keys and values, within a window if set."""
+    """What one layer keeps for each token: `kv_heads` keys and values, within a window if set.
+
+    `indexer_*` are one more key (and value) for each token, kept by the sparse-attention indexer
+    of the layer. `widest_value_values` is the widest value row of the model: without flash
+    attention every layer keeps rows of that width (0 means the layer's own).
+    """
 
     kv_heads: int
     key_length: int
     value_length: int
     window_tokens: int | None = None
+    indexer_key_length: int = 0
+    indexer_value_length: int = 0
+    widest_value_values: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +85,24 @@ class LatentSpec:
 
     latent_length: int
     rope_length: int
+    window_tokens: int | None = None
+    indexer_length: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedSpec:
+    """What one layer of DeepSeek-V4 keeps: keys in a window, and compressed keys behind it.
+
+    One compressed key stands for `compression` tokens (0: the layer keeps the window only);
+    layers that compress finely keep `indexer_length` values beside each compressed key.
+    `state_values` are what the compressor keeps for each sequence, whatever the context (F32).
+    """
+
+    key_values: int
+    window_tokens: int
+    compression: int
+    indexer_length: int = 0
+    state_values: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +119,7 @@ class Layer:
 
     index: int
     tensors: tuple[Tensor, ...]
-    attention: AttentionSpec | LatentSpec | None
+    attention: AttentionSpec | LatentSpec | CompressedSpec | None
     recurrent: RecurrentSpec | None = None
 
     @property
@@ -150,7 +177,12 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A whole model as its header tells it. `digest` is of header facts, not of weights."""
+    """A whole model as its header tells it. `digest` is of header facts, not of weights.
+
+    `layers` are all blocks that the engine counts, those it skips (next-token prediction) and
+    those it adds without weights included, so that an index here is an index there. `files` begin
+    with the one that the engine is given.
+    """
 
     name: str
     architecture: str
@@ -166,6 +198,7 @@ class Model:
     has_tied_output: bool
     quantization: str
     digest: str
+    generates_text: bool = True
     cautions: tuple[str, ...] = ()
 
     @property
