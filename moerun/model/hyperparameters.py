@@ -9,7 +9,7 @@ Does not know: tensors, cells, or bytes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moerun.model import architectures
 from moerun.model.architectures import WindowRule, WindowSource
@@ -99,6 +99,40 @@ def read_hyperparameters(keys: Keys, has_tensor: Callable[[str], bool]) -> Hyper
         window_tokens=window_tokens,
         recurrent=recurrent,
     )
+    return _with_added_blocks(keys, hyper)
+
+
+def _with_added_blocks(keys: Keys, hyper: HyperParameters) -> HyperParameters:
+    """Return the blocks as the engine counts them, those it adds to the file's included."""
+    blocks = hyper.block_count
+    if keys.architecture == "nanbeige":
+        loops = keys.optional("num_loops", 1)
+        if not 1 <= loops <= architectures.MAX_LAYERS // blocks:
+            raise keys.refusal(f"has {blocks} layers that run {loops} times over")
+        return replace(
+            hyper,
+            block_count=blocks * loops,
+            heads=hyper.heads * loops,
+            kv_heads=hyper.kv_heads * loops,
+            feed_forward=hyper.feed_forward * loops,
+            experts_used=hyper.experts_used * loops,
+            windowed=hyper.windowed * loops,
+            recurrent=hyper.recurrent * loops,
+        )
+    if keys.architecture == "graniteswitch":
+        if blocks >= architectures.MAX_LAYERS:
+            raise keys.refusal(f"has {blocks} layers and needs one more for its switch")
+        return replace(
+            hyper,
+            block_count=blocks + 1,
+            prediction_blocks=1,
+            heads=(*hyper.heads, 1),
+            kv_heads=(*hyper.kv_heads, 1),
+            feed_forward=(*hyper.feed_forward, 0),
+            experts_used=(*hyper.experts_used, 0),
+            windowed=(*hyper.windowed, False),
+            recurrent=(*hyper.recurrent, False),
+        )
     return hyper
 
 

@@ -154,35 +154,45 @@ class _Shapes:
                 convolution_values=3 * taps * heads * head_size,
                 state_values=head_size * head_size * heads,
             )
+        if keys.architecture == "minimax-01":  # the state alone, and no convolution before it
+            length = self.hyper.key_length
+            return RecurrentSpec(convolution_values=0, state_values=length * length * heads)
         inner = keys.optional("ssm.inner_size", 0)
         state = keys.optional("ssm.state_size", 0)
         groups = 0
         if keys.architecture not in architectures.WITHOUT_STATE_GROUPS:
             groups = keys.optional("ssm.group_count", 0)
-        convolution = (kernel - 1 if kernel else 0) * (inner + 2 * groups * state)
-        if keys.architecture == "minimax-01":
-            length = self.hyper.key_length
-            return RecurrentSpec(
-                convolution_values=convolution, state_values=length * length * heads
-            )
         if not (kernel and inner and state):
             raise keys.refusal(
                 "has recurrent layers without ssm.conv_kernel, ssm.inner_size and ssm.state_size"
             )
-        return RecurrentSpec(convolution_values=convolution, state_values=state * inner)
+        return RecurrentSpec(
+            convolution_values=(kernel - 1) * (inner + 2 * groups * state),
+            state_values=state * inner,
+        )
 
     def _layers_with_own_cache(self) -> int:
         blocks = self.hyper.block_count
         match self.keys.architecture:
             case "gemma3n":
-                return min(20, blocks)
+                shared = max(blocks - 20, 0)
             case "gemma4":
                 shared = self.keys.optional("attention.shared_kv_layers", 0)
-                if blocks - shared < 2:
-                    raise self.keys.refusal(f"has {blocks} layers of which {shared} share caches")
-                return blocks - shared
             case _:
                 return blocks
+        if shared:
+            self._check_lenders(blocks - shared, shared)
+        return blocks - shared
+
+    def _check_lenders(self, own: int, shared: int) -> None:
+        """Refuse caches that no layer of the same kind lends; the engine would abort."""
+        for borrower in range(max(own, 0), self.hyper.block_count):
+            windowed = self.hyper.windowed[borrower]
+            lender = own - (2 if windowed else 1)
+            if own < 2 or self.hyper.windowed[lender] is not windowed:
+                raise self.keys.refusal(
+                    f"has {shared} layers that share caches, and layer {borrower} finds none"
+                )
 
     def _is_latent(self) -> bool:
         keys = self.keys
