@@ -1,0 +1,158 @@
+"""The devices that ggml offers in this process, as values and as the pointers behind them.
+
+Run as a program (`python -m moerun.engine.devices --json [--worker host:port]`) it prints them
+for a parent that does not want the engine in its own process; see `child_probe`.
+
+Knows: enumeration, ids, and the registration of RPC workers.
+Does not know: what a device will be used for.
+"""
+
+import argparse
+import ctypes
+import json
+import sys
+from typing import Final
+
+from moerun.codec import to_plain
+from moerun.engine import abi
+from moerun.engine.arguments import EngineDeviceRef
+from moerun.engine.child_probe import EngineProbe
+from moerun.engine.workers import greet_worker
+from moerun.errors import EngineMissing, EngineRefused, MoerunError
+from moerun.machine.description import HOST, DeviceId, EngineDevice, EngineDeviceKind
+from moerun.machine.gpus import device_id_of
+
+# `enum ggml_backend_dev_type` in order — ggml/include/ggml-backend.h @ 0.3.36
+_KINDS: Final = (
+    EngineDeviceKind.CPU,
+    EngineDeviceKind.GPU,
+    EngineDeviceKind.INTEGRATED_GPU,
+    EngineDeviceKind.ACCELERATOR,
+    EngineDeviceKind.META,
+)
+
+# Workers stay registered as long as the process lives; ggml has no way to take one out.
+_registered_workers: Final[set[str]] = set()
+
+
+def list_devices(workers: tuple[str, ...] = ()) -> tuple[EngineDevice, ...]:
+    """Return ggml's device list, the given workers and the processor included."""
+    return tuple(device for device, _ in _devices(workers))
+
+
+def register_workers(workers: tuple[str, ...]) -> None:
+    """Make the devices of RPC workers known to ggml; each is asked first whether it is there."""
+    opened = abi.open_engine()
+    for address in workers:
+        if address in _registered_workers:
+            continue
+        if opened.add_rpc_server is None:
+            raise EngineMissing(
+                f"The engine was built without RPC, so the worker at {address} cannot be used.",
+                hint=f"`make run` builds it with RPC; or: {abi.INSTALL_COMMAND} --force-reinstall",
+            )
+        greet_worker(address)
+        registration = opened.add_rpc_server(address.encode())
+        if not registration:
+            raise EngineRefused(f"The worker at {address} offers no device.")
+        opened.register(registration)
+        _registered_workers.add(address)
+
+
+def device_pointers(references: tuple[EngineDeviceRef, ...]) -> tuple[int, ...]:
+    """Return ggml's pointer for each device, found by id; EngineRefused when one is gone."""
+    known = _devices()
+    return tuple(_find(reference, known) for reference in references)
+
+
+def buffer_type_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]:
+    """Return the name of each device's buffer type with the device it belongs to."""
+    opened = abi.open_engine()
+    names = {
+        opened.buffer_type_name(opened.device_buffer_type(pointer)).decode(): reference.id
+        for reference, pointer in zip(references, device_pointers(references), strict=True)
+    }
+    return {name: device for name, device in names.items() if device != HOST}
+
+
+def processor_buffer_type() -> int:
+    """Return the pointer of the plain buffer type of the processor."""
+    opened = abi.open_engine()
+    processor = opened.device_by_type(_KINDS.index(EngineDeviceKind.CPU))
+    if not processor:
+        raise EngineRefused("The engine has no backend for the processor.")
+    return opened.device_buffer_type(processor)
+
+
+def _devices(workers: tuple[str, ...] = ()) -> tuple[tuple[EngineDevice, int], ...]:
+    opened = abi.open_engine()
+    register_workers(workers)
+    return tuple(
+        _describe(opened, opened.device_at(index)) for index in range(opened.device_count())
+    )
+
+
+def _describe(opened: abi.Abi, pointer: int) -> tuple[EngineDevice, int]:
+    properties = abi.DeviceProperties()
+    opened.device_properties(pointer, ctypes.byref(properties))
+    registration = opened.device_registration(pointer)
+    device = EngineDevice(
+        name=_text(properties.name),
+        description=_text(properties.description),
+        registry=_text(opened.registration_name(registration)),
+        kind=_KINDS[properties.kind],
+        free_bytes=properties.free_bytes,
+        total_bytes=properties.total_bytes,
+        device_id=_text(properties.device_id).lower() or None,
+    )
+    return device, pointer
+
+
+def _find(reference: EngineDeviceRef, known: tuple[tuple[EngineDevice, int], ...]) -> int:
+    for device, pointer in known:
+        if device_id_of(device) == reference.id:
+            return pointer
+    names = ", ".join(device.name for device, _ in known)
+    raise EngineRefused(
+        f"The device {reference.id} ({reference.engine_name}) that the plan uses is not there; "
+        f"the engine lists {names}.",
+        hint="Plan again: the machine has changed since.",
+    )
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode("utf-8", "replace")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print what this process finds, or its error, as one JSON document."""
+    parser = argparse.ArgumentParser(prog="python -m moerun.engine.devices")
+    parser.add_argument("--json", action="store_true", required=True)
+    parser.add_argument("--worker", action="append", default=[])
+    options = parser.parse_args(arguments)
+    try:
+        opened = abi.open_engine()
+        document = {
+            "probe": to_plain(
+                EngineProbe(
+                    version=abi.installed_version() or "",
+                    devices=list_devices(tuple(options.worker)),
+                    build=opened.llama.llama_print_system_info().decode("utf-8", "replace").strip(),
+                    has_rpc=opened.add_rpc_server is not None,
+                )
+            )
+        }
+    except MoerunError as error:
+        document = {
+            "error": {
+                "kind": type(error).__name__,
+                "message": error.message,
+                "hint": error.hint,
+            }
+        }
+    sys.stdout.write(json.dumps(document) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""The engine behind the protocol of `interface`: llama.cpp through its low-level calls.
+
+Knows: how the parts of this room make a session.
+Does not know: plans, processes, or how an answer is shown.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+
+import numpy
+import numpy.typing
+
+from moerun.engine import abi
+from moerun.engine.arguments import EngineArgs
+from moerun.engine.chat import ChatTemplate
+from moerun.engine.decode import Decoder
+from moerun.engine.dry_run import measure
+from moerun.engine.engine_log import engine_log
+from moerun.engine.generate import generate
+from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
+from moerun.engine.load import LoadedModel, load_model
+from moerun.engine.sampling import choose_sampling
+from moerun.engine.vocabulary import Vocabulary
+from moerun.errors import EngineRefused
+from moerun.planning.plan import Measurements
+
+
+def write_to_stderr(line: str) -> None:
+    """Hand a line of the engine's log to the process's standard error."""
+    sys.stderr.write(line)
+
+
+class LlamaEngine:
+    """llama.cpp in this process. Creating it loads nothing; the first call opens the library.
+
+    The engine's log goes line by line to `log_sink`, debugging left out; after a native crash
+    what the sink has written is all that is left of it.
+    """
+
+    def __init__(self, *, log_sink: Callable[[str], object] | None = write_to_stderr) -> None:
+        self._log_sink = log_sink
+
+    def measure(self, args: EngineArgs) -> Measurements:
+        """Ask the engine what the arguments would allocate; reads no weights."""
+        engine_log().sink = self._log_sink
+        return measure(args)
+
+    def load(
+        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+    ) -> "LlamaSession":
+        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log."""
+        engine_log().sink = self._log_sink
+        return LlamaSession(load_model(args, on_progress=on_progress))
+
+
+class LlamaSession:
+    """One loaded model with one conversation in its memory."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._vocabulary = Vocabulary(loaded)
+        self._model_defaults = self._vocabulary.sampling_defaults()
+        self._decoder: Decoder | None = None
+        self._template: ChatTemplate | None = None
+        self._notes: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> LoadReport:
+        """Return what loading gave."""
+        return LoadReport(
+            buffers=self._loaded.buffers,
+            context_tokens=self._loaded.context_tokens,
+            load_s=self._loaded.load_s,
+            engine_version=abi.installed_version() or "",
+        )
+
+    @property
+    def model_defaults(self) -> Mapping[str, float]:
+        """Return the sampling defaults that the model's file names."""
+        return dict(self._model_defaults)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the last conversation was changed in, to fit the model's template."""
+        return self._notes
+
+    @property
+    def loaded(self) -> LoadedModel:
+        """Return the engine's own handles, for the rooms that work on them."""
+        return self._loaded
+
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        on_text: Callable[[str], None],
+        is_cancelled: Callable[[], bool],
+    ) -> GenerationResult:
+        """Answer, handing over text as it comes; raises EngineRefused, UsageError (too long)."""
+        decoder = self._open_decoder()
+        _refuse_other_kinds(self._loaded)
+        choice = choose_sampling(request.sampling, self._model_defaults)
+        prompt, stop = self._prompt(request)
+        return generate(
+            self._loaded,
+            decoder,
+            self._vocabulary,
+            self._vocabulary.tokenize(prompt),
+            choice,
+            maximum_tokens=request.maximum_tokens,
+            stop=stop,
+            on_text=on_text,
+            is_cancelled=is_cancelled,
+        )
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a raw prompt, as `generate` would run them."""
+        return tuple(self._vocabulary.tokenize(text))
+
+    def evaluate(self, tokens: Sequence[int]) -> numpy.typing.NDArray[numpy.float32]:
+        """Return the logits after each token of a fresh sequence, one row for each."""
+        return self._open_decoder().evaluate(list(tokens))
+
+    def close(self) -> None:
+        """Free the model and its memory."""
+        self._decoder = None
+        self._loaded.free()
+
+    def _prompt(self, request: GenerationRequest) -> tuple[str, tuple[str, ...]]:
+        if not request.messages:
+            self._notes = ()
+            return request.prompt, request.stop
+        if self._template is None:
+            self._template = ChatTemplate(
+                self._vocabulary.chat_template,
+                begin_text=self._vocabulary.text_of(self._vocabulary.begin_token),
+                end_text=self._vocabulary.text_of(self._vocabulary.end_token),
+                now=lambda: datetime.now().astimezone(),
+                monotonic_s=time.monotonic,
+            )
+        rendered = self._template.render(request.messages)
+        self._notes = rendered.notes
+        return rendered.text, (*request.stop, *rendered.stop)
+
+    def _open_decoder(self) -> Decoder:
+        if self._loaded.context is None:
+            raise EngineRefused("The model has been closed.")
+        if self._decoder is None:
+            self._decoder = Decoder(self._loaded)
+        return self._decoder
+
+
+def evaluate(session: LlamaSession, tokens: Sequence[int]) -> numpy.typing.NDArray[numpy.float32]:
+    """Return the logits after each token of a fresh sequence: `tokens` rows, F32."""
+    return session.evaluate(tokens)
+
+
+def _refuse_other_kinds(loaded: LoadedModel) -> None:
+    """Refuse models that do not write one token after the other."""
+    llama = loaded.abi.llama
+    if llama.llama_model_has_encoder(loaded.model):
+        raise EngineRefused("This model has an encoder; moerun runs decoder-only models.")
+    if llama.llama_model_is_diffusion(loaded.model):
+        raise EngineRefused(
+            "This is a diffusion model, which does not write one token after the other."
+        )

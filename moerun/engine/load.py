@@ -1,0 +1,312 @@
+"""Loading a model into the engine: arguments into C structs, failures into sentences.
+
+The low-level interface is used, since the package's own class has no argument for tensor
+overrides, the device list, repacking or the load mode.
+
+Knows: which field of which struct an argument becomes.
+Does not know: why the arguments are what they are, or what is asked of the model later.
+"""
+
+import ctypes
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, assert_never
+
+from moerun.engine import abi, devices
+from moerun.engine.arguments import BufferReport, EngineArgs, Override
+from moerun.engine.engine_log import EngineLog, engine_log
+from moerun.engine.load_log import (
+    device_of_buffer,
+    error_line,
+    find_memory_failure,
+    read_load_log,
+)
+from moerun.errors import EngineOutOfMemory, EngineRefused, ModelNotFound, UsageError
+from moerun.machine.description import HOST, DeviceId
+from moerun.planning.strategy import LoadMode, Toggle
+from moerun.units import format_gib
+
+# What the command line tools of llama.cpp accept — common/arg.cpp @ 0.3.36 — with the numbers of
+# `enum ggml_type` — ggml/include/ggml.h @ 0.3.36 — both checked by tests/engine/test_abi.py.
+KV_ENCODINGS: Final = {
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q4_1": 3,
+    "Q5_0": 6,
+    "Q5_1": 7,
+    "Q8_0": 8,
+    "IQ4_NL": 20,
+    "BF16": 30,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedModel:
+    """A model and its context as the engine holds them, and what has to outlive them.
+
+    `kept` are the arrays and callbacks that C structs point to.
+    """
+
+    abi: abi.Abi
+    log: EngineLog
+    args: EngineArgs
+    model: Any
+    context: Any
+    vocabulary: Any
+    vocabulary_size: int
+    context_tokens: int
+    batch_tokens: int
+    buffers: tuple[BufferReport, ...]
+    load_s: float
+    kept: list[Any]
+
+    def free(self) -> None:
+        """Give all memory back; a second call does nothing."""
+        llama = self.abi.llama
+        if self.context is not None:
+            llama.llama_free(self.context)
+            self.context = None
+        if self.model is not None:
+            llama.llama_model_free(self.model)
+            self.model = None
+        self.kept.clear()
+
+
+def load_model(
+    args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+) -> LoadedModel:
+    """Load the model and make its context.
+
+    Raises EngineOutOfMemory with the device and bytes the log names, EngineRefused with the
+    engine's own words otherwise.
+    """
+    load_mode = engine_load_mode(args.load_mode)
+    return _load(args, load_mode=load_mode, is_dry=False, on_progress=on_progress)
+
+
+def load_without_memory(args: EngineArgs) -> LoadedModel:
+    """Build the model and the context without allocating or reading weights and KV cache.
+
+    Belief: `no_alloc` needs the load mode NONE — src/llama-model.cpp:1855 @ 0.3.36 — checked by
+    tests/engine/test_dry_run.py. The result may be asked for its log and must be freed.
+    """
+    return _load(args, load_mode=abi.EngineLoadMode.NONE, is_dry=True, on_progress=None)
+
+
+def engine_load_mode(mode: LoadMode) -> abi.EngineLoadMode:
+    """Return the engine's load mode.
+
+    LOCK pins the mapping itself: no second copy of the weights is made, and a model that fits
+    the memory is not evicted (MLOCK alone would copy first).
+    """
+    match mode:
+        case LoadMode.MMAP:
+            return abi.EngineLoadMode.MMAP
+        case LoadMode.COPY:
+            return abi.EngineLoadMode.NONE
+        case LoadMode.LOCK:
+            return abi.EngineLoadMode.MMAP_MLOCK
+        case LoadMode.DIRECT:
+            return abi.EngineLoadMode.DIRECT_IO
+        case LoadMode.STREAM:
+            raise EngineRefused(
+                "The load mode 'stream' is not available in this version; use mmap, copy, lock "
+                "or direct."
+            )
+        case _:
+            assert_never(mode)
+
+
+def _load(
+    args: EngineArgs,
+    *,
+    load_mode: abi.EngineLoadMode,
+    is_dry: bool,
+    on_progress: Callable[[float], None] | None,
+) -> LoadedModel:
+    opened = abi.open_engine()
+    _check(args)
+    devices.register_workers(args.workers)
+    log = engine_log()
+    mark, started_s = log.mark(), time.monotonic()
+    kept: list[Any] = []
+    parameters = model_parameters(opened, args, kept)
+    parameters.load_mode = int(load_mode)
+    parameters.no_alloc = is_dry
+    failure: list[BaseException] = []
+    if on_progress is not None:
+        parameters.progress_callback = _progress_callback(opened, on_progress, failure)
+        kept.append(parameters.progress_callback)
+    model = opened.llama.llama_model_load_from_file(abi.encode_path(args.model_path), parameters)
+    if failure:
+        if model:
+            opened.llama.llama_model_free(model)
+        raise failure[0]
+    if not model:
+        _refuse(args, log, mark, what="load the model")
+    context = opened.llama.llama_init_from_model(model, context_parameters(opened, args))
+    if not context:
+        opened.llama.llama_model_free(model)
+        _refuse(args, log, mark, what=f"make a context of {args.context_tokens:,} tokens")
+    vocabulary = opened.llama.llama_model_get_vocab(model)
+    return LoadedModel(
+        abi=opened,
+        log=log,
+        args=args,
+        model=model,
+        context=context,
+        vocabulary=vocabulary,
+        vocabulary_size=opened.llama.llama_vocab_n_tokens(vocabulary),
+        context_tokens=opened.llama.llama_n_ctx(context),
+        batch_tokens=opened.llama.llama_n_batch(context),
+        buffers=read_load_log(
+            log.since(mark), args, buffer_types=devices.buffer_type_names(args.devices)
+        ),
+        load_s=time.monotonic() - started_s,
+        kept=kept,
+    )
+
+
+def _check(args: EngineArgs) -> None:
+    """Refuse in words what the engine would meet with an abort or a bare NULL."""
+    if not os.path.isfile(args.model_path):
+        raise ModelNotFound(f"There is no model file at {args.model_path}.")
+    for name, value in (
+        ("context", args.context_tokens),
+        ("batch", args.batch_tokens),
+        ("micro-batch", args.ubatch_tokens),
+        ("thread count", args.threads),
+    ):
+        if not 0 < value < 2**31:
+            raise UsageError(f"The {name} must be a positive number, not {value}.")
+    for encoding in (args.kv_encoding_k, args.kv_encoding_v):
+        if encoding.upper() not in KV_ENCODINGS:
+            raise UsageError(
+                f"The KV cache cannot be kept as {encoding}; use one of {', '.join(KV_ENCODINGS)}."
+            )
+    if args.tensor_split and len(args.tensor_split) != len(args.devices):
+        raise EngineRefused(
+            f"The layers are split over {len(args.tensor_split)} devices, but "
+            f"{len(args.devices)} are given."
+        )
+    if any(not override.pattern or "\0" in override.pattern for override in args.overrides):
+        raise EngineRefused("A tensor override has an empty pattern or one with a NUL in it.")
+
+
+def model_parameters(opened: abi.Abi, args: EngineArgs, kept: list[Any]) -> Any:
+    """Return `llama_model_params` but for the load mode; what they point to goes into `kept`."""
+    parameters = opened.llama.llama_model_default_params()
+    parameters.n_gpu_layers = args.n_gpu_layers
+    parameters.use_extra_bufts = args.extra_buffers
+    pointers = devices.device_pointers(args.devices)
+    # A list that ends at once means no device; without a list the engine takes all it finds.
+    device_list = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
+    parameters.devices = ctypes.cast(device_list, ctypes.c_void_p)
+    kept.append(device_list)
+    if args.overrides:
+        overrides = _override_array(opened, args.overrides, dict(_by_id(args, pointers)))
+        parameters.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        kept.append(overrides)
+    if args.tensor_split:
+        # The engine reads one number for each device, and compares with llama_max_devices.
+        split = (ctypes.c_float * max(opened.llama.llama_max_devices(), len(args.tensor_split)))(
+            *args.tensor_split
+        )
+        parameters.tensor_split = split
+        kept.append(split)
+    return parameters
+
+
+def context_parameters(opened: abi.Abi, args: EngineArgs) -> Any:
+    """Return `llama_context_params` for the arguments; all else as the engine defaults."""
+    parameters = opened.llama.llama_context_default_params()
+    parameters.n_ctx = args.context_tokens
+    parameters.n_batch = args.batch_tokens
+    parameters.n_ubatch = args.ubatch_tokens
+    parameters.n_threads = args.threads
+    parameters.n_threads_batch = args.threads
+    parameters.type_k = KV_ENCODINGS[args.kv_encoding_k.upper()]
+    parameters.type_v = KV_ENCODINGS[args.kv_encoding_v.upper()]
+    parameters.flash_attn_type = int(_flash_attention(args.flash_attention))
+    parameters.swa_full = args.swa_full
+    return parameters
+
+
+def _flash_attention(toggle: Toggle) -> abi.FlashAttention:
+    match toggle:
+        case Toggle.AUTO:
+            return abi.FlashAttention.AUTO
+        case Toggle.ON:
+            return abi.FlashAttention.ON
+        case Toggle.OFF:
+            return abi.FlashAttention.OFF
+        case _:
+            assert_never(toggle)
+
+
+def _by_id(args: EngineArgs, pointers: tuple[int, ...]) -> list[tuple[DeviceId, int]]:
+    return [
+        (reference.id, pointer) for reference, pointer in zip(args.devices, pointers, strict=True)
+    ]
+
+
+def _override_array(
+    opened: abi.Abi, overrides: tuple[Override, ...], pointers: dict[DeviceId, int]
+) -> ctypes.Array[abi.TensorBufferOverride]:
+    array = (abi.TensorBufferOverride * (len(overrides) + 1))()
+    for slot, override in zip(array, overrides, strict=False):
+        if override.device == HOST:
+            buffer_type = devices.processor_buffer_type()
+        elif override.device in pointers:
+            buffer_type = opened.device_buffer_type(pointers[override.device])
+        else:
+            raise EngineRefused(
+                f"The override {override.pattern} names {override.device}, which is not among "
+                "the devices of the plan."
+            )
+        slot.pattern = override.pattern.encode()
+        slot.buffer_type = buffer_type
+    return array
+
+
+def _progress_callback(
+    opened: abi.Abi, on_progress: Callable[[float], None], failure: list[BaseException]
+) -> Any:
+    def report(fraction: float, _: Any) -> bool:
+        try:
+            on_progress(fraction)
+        except BaseException as error:  # it must not pass through C; the caller raises it again
+            failure.append(error)
+            return False
+        return True
+
+    return opened.llama.llama_progress_callback(report)
+
+
+def _refuse(args: EngineArgs, log: EngineLog, mark: int, *, what: str) -> NoReturn:
+    lines = log.since(mark)
+    memory = find_memory_failure(lines)
+    if memory is not None:
+        device = (
+            device_of_buffer(memory.buffer, args.devices, devices.buffer_type_names(args.devices))
+            if memory.buffer
+            else None
+        )
+        size = (
+            f"{format_gib(memory.requested_bytes)} could not be allocated"
+            if memory.requested_bytes
+            else "an allocation failed"
+        )
+        raise EngineOutOfMemory(
+            f"The engine ran out of memory on {device or memory.buffer or 'a device'}: {size}.",
+            device=device or memory.buffer,
+            requested_bytes=memory.requested_bytes,
+            hint="Plan with a larger margin, a smaller --ctx, or fewer layers on that device.",
+        )
+    said = error_line(log.since(mark, least=abi.LogLevel.ERROR))
+    raise EngineRefused(
+        f"The engine could not {what}: {said or 'it gave no reason'}.", log_tail=log.tail()
+    )
