@@ -4,9 +4,19 @@ Knows: which keys each architecture reads, with small numbers that exercise its 
 Does not know: tensors (the engine names them), or what moerun reads from the keys.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-KeyValue = int | float | bool | str | list[int] | list[float] | list[bool] | list[str]
+KeyValue = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[str]
+
+
+class U16(int):
+    """A number that a header holds with 16 bits (`split.no`, `split.count`)."""
+
+
+class U64(int):
+    """A number that a header holds with 64 bits."""
+
 
 HYBRIDS_BY_HEADS = frozenset(
     {
@@ -78,7 +88,7 @@ def model_keys(architecture: str, *, sparse: bool) -> dict[str, KeyValue]:
     keys |= _special_keys(architecture, sizes)
     if sparse:
         keys |= _expert_keys(architecture, sizes)
-    return {name: value for name, value in keys.items() if value is not None}
+    return keys
 
 
 def _sizes(architecture: str) -> Sizes:
@@ -298,9 +308,9 @@ def _hyper_connection_keys(sizes: Sizes) -> dict[str, KeyValue]:
         "ple.conv_kernel": 4,
         "ple.eos_token_id": 0,
         "embedding_length_per_layer_input": sizes.width // parts,
-        "ple.layer_multipliers": [1, 3, 5],
-        "ple.head_offsets": [h * VOCABULARY for h in range(parts)],
-        "ple.head_vocab_sizes": [VOCABULARY] * parts,
+        "ple.layer_multipliers": [U64(n) for n in (1, 3, 5)],
+        "ple.head_offsets": [U64(h * VOCABULARY) for h in range(parts)],
+        "ple.head_vocab_sizes": [U64(VOCABULARY)] * parts,
     }
 
 

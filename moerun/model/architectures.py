@@ -26,7 +26,7 @@ SPARSE: Final = _names("""
     afmoe arctic bailingmoe bailingmoe2 bailingmoe3 cohere2moe dbrx deepseek deepseek2
     deepseek2-ocr deepseek32 deepseek4 dots1 dots3note ernie4_5-moe exaone-moe gemma4 glm-dsa
     glm4moe glm5-next granite granite_swa granitehybrid granitemoe grok grovemoe hunyuan-moe hy_v3
-    hy_v4 jamba kimi-k3 kimi-linear laguna lfm2 lfm2moe llada-moe llama llama4 maple mellum mimo2
+    hy_v4 jamba kimi-k3 kimi-linear laguna lfm2moe llada-moe llama llama4 maple mellum mimo2
     minicpm minimax-01 minimax-m2 minimax-m3 mistral3 mistral4 nemotron_h_moe nomic-bert-moe olmoe
     gpt-oss phimoe qwen2moe qwen35moe qwen3moe qwen3next qwen3vlmoe qwen4exp refact rnd1
     smallthinker step35
@@ -36,7 +36,7 @@ DENSE: Final = _names("""
     apertus arcee arwkv7 baichuan bert bitnet bloom chameleon chatglm codeshell cogvlm cohere2
     command-r deci dream ernie4_5 eurobert exaone exaone4 falcon falcon-h1 gemma gemma-embedding
     gemma2 gemma3 gemma3n glm4 gpt2 gptneox graniteswitch hrm_text hunyuan-dense hunyuan_vl
-    internlm2 jais jais2 jina-bert-v2 jina-bert-v3 llada llama-embed maincoder mamba mamba2
+    internlm2 jais jais2 jina-bert-v2 jina-bert-v3 lfm2 llada llama-embed maincoder mamba mamba2
     minicpm3 modern-bert mpt muse-glimmer nanbeige nemotron nemotron_h neo-bert nomic-bert olmo
     olmo2 openelm orion paddleocr pangu-embedded phi2 phi3 plamo plamo2 plamo3 plm qwen qwen2
     qwen2vl qwen3 qwen35 qwen3vl rwkv6 rwkv6qwen2 rwkv7 seed_oss smollm3 spark2_5 stablelm
@@ -101,7 +101,7 @@ SKIPS_PREDICTION_BLOCKS: Final = _names("""
 LAYERS_WITHOUT_TENSORS: Final = _names("hrm_text nanbeige deci")
 
 REQUIRED_EXPERT_COUNT: Final = SPARSE - _names("""
-    gemma4 granite granite_swa granitehybrid lfm2 llama minicpm mistral3 refact jamba
+    gemma4 granite granite_swa granitehybrid llama minicpm mistral3 refact jamba
 """)
 
 

@@ -19,7 +19,7 @@ from moerun.errors import UnsupportedModel
 from moerun.model import architectures
 from moerun.model.description import Layer, Model, ModelFile, Tensor, TensorUse
 from moerun.model.encodings import FILE_TYPES
-from moerun.model.gguf_file import ArrayValue, GgufFile, TensorEntry, shown
+from moerun.model.gguf_values import ArrayValue, GgufFile, TensorEntry, shown
 from moerun.model.hyperparameters import HyperParameters, read_hyperparameters
 from moerun.model.keys import Keys
 from moerun.model.layer_state import layer_states

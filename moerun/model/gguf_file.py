@@ -11,15 +11,25 @@ Does not know: what keys or tensors mean, or how files are split.
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 from moerun.errors import ModelNotFound, NotGguf, UnsupportedModel
 from moerun.model.encodings import ENCODINGS, REMOVED_ENCODINGS
+from moerun.model.gguf_values import (
+    FORMATS,
+    LENGTH,
+    ArrayValue,
+    GgufFile,
+    Scalar,
+    TensorEntry,
+    Value,
+    ValueType,
+    decode_texts,
+    shown,
+)
 from moerun.units import format_gib
 
 MAGIC: Final = b"GGUF"
@@ -33,111 +43,6 @@ MAX_TENSOR_NAME_BYTES: Final = 63  # GGML_MAX_NAME is 64 with its closing zero
 SHORT_ARRAY_ITEMS: Final = 1_024  # decoded at once; per-layer arrays have at most 512 items
 SMALLEST_KEY_BYTES: Final = 8 + 1 + 4 + 1
 SMALLEST_TENSOR_BYTES: Final = 8 + 1 + 4 + 8 + 4 + 8
-
-
-class ValueType(IntEnum):
-    """The types of metadata values."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
-
-
-_FORMATS: Final[dict[ValueType, struct.Struct]] = {
-    ValueType.UINT8: struct.Struct("<B"),
-    ValueType.INT8: struct.Struct("<b"),
-    ValueType.UINT16: struct.Struct("<H"),
-    ValueType.INT16: struct.Struct("<h"),
-    ValueType.UINT32: struct.Struct("<I"),
-    ValueType.INT32: struct.Struct("<i"),
-    ValueType.FLOAT32: struct.Struct("<f"),
-    ValueType.BOOL: struct.Struct("<?"),
-    ValueType.UINT64: struct.Struct("<Q"),
-    ValueType.INT64: struct.Struct("<q"),
-    ValueType.FLOAT64: struct.Struct("<d"),
-}
-_LENGTH: Final = _FORMATS[ValueType.UINT64]
-
-Scalar = int | float | bool | str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrayValue:
-    """An array of the metadata: short ones are decoded, long ones are only located.
-
-    `values` is None for long arrays; iterate to decode those from the file, item by item.
-    """
-
-    item_type: ValueType
-    length: int
-    path: str
-    offset_bytes: int
-    span_bytes: int
-    values: tuple[Scalar, ...] | None
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Scalar]:
-        if self.values is not None:
-            yield from self.values
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self.offset_bytes)
-            if self.item_type is ValueType.STRING:
-                yield from self._read_texts(file.read(self.span_bytes))
-            else:
-                layout = _FORMATS[self.item_type]
-                data = file.read(self.span_bytes)
-                for (value,) in layout.iter_unpack(data[: len(data) // layout.size * layout.size]):
-                    yield value
-
-    def _read_texts(self, data: bytes) -> Iterator[str]:
-        position = 0
-        for _ in range(self.length):
-            (size,) = _LENGTH.unpack_from(data, position)
-            position += _LENGTH.size
-            yield data[position : position + size].decode("utf-8", "replace")
-            position += size
-
-
-Value = Scalar | ArrayValue
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorEntry:
-    """One tensor as the header lists it; `offset_bytes` counts from the start of the file."""
-
-    name: str
-    shape: tuple[int, ...]
-    encoding: str
-    size_bytes: int
-    offset_bytes: int
-    file_index: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GgufFile:
-    """The header of one file."""
-
-    path: str
-    size_bytes: int
-    version: int
-    alignment_bytes: int
-    data_offset_bytes: int
-    metadata: Mapping[str, Value]
-    value_types: Mapping[str, ValueType]
-    tensors: tuple[TensorEntry, ...]
 
 
 def read_file(path: str | os.PathLike[str], *, file_index: int = 0) -> GgufFile:
@@ -172,12 +77,6 @@ def read_file(path: str | os.PathLike[str], *, file_index: int = 0) -> GgufFile:
         raise ModelNotFound(
             f"{shown(str(place))} cannot be read ({shown(reason)}); check the path and its rights"
         ) from error
-
-
-def shown(text: str, limit: int = 200) -> str:
-    """Return text from outside as one printable line, cut at `limit` characters."""
-    line = "".join(c if c.isprintable() else "?" for c in text[: limit + 1])
-    return line if len(line) <= limit else line[:limit] + "..."
 
 
 def _directory_sentence(place: Path) -> str:
@@ -277,7 +176,7 @@ class _Walker:
         left_bytes = self._end - self._position
         if kind is ValueType.ARRAY:
             raise self._bad(f"key '{shown(key)}' is an array of arrays, which the engine refuses")
-        item_bytes = 8 if kind is ValueType.STRING else _FORMATS[kind].size
+        item_bytes = 8 if kind is ValueType.STRING else FORMATS[kind].size
         if length * item_bytes > left_bytes:
             raise self._bad(
                 f"key '{shown(key)}' claims {length:,} items in the {left_bytes:,} bytes that "
@@ -302,7 +201,7 @@ class _Walker:
 
     def _skip_texts(self, key: str, count: int) -> None:
         # the one hot loop: a vocabulary has some 150,000 tokens and as many merges
-        view, unpack, position = self._view, _LENGTH.unpack_from, self._position
+        view, unpack, position = self._view, LENGTH.unpack_from, self._position
         try:
             for _ in range(count):
                 position += 8 + unpack(view, position)[0]
@@ -313,18 +212,10 @@ class _Walker:
         self._position = position
 
     def _decode_items(self, kind: ValueType, length: int, start: int) -> tuple[Scalar, ...]:
-        if kind is not ValueType.STRING:
-            layout = _FORMATS[kind]
-            data = self._view[start : start + length * layout.size]
-            return tuple(value for (value,) in layout.iter_unpack(data))
-        texts: list[str] = []
-        position = start
-        for _ in range(length):
-            (size,) = _LENGTH.unpack_from(self._view, position)
-            position += 8
-            texts.append(self._view[position : position + size].decode("utf-8", "replace"))
-            position += size
-        return tuple(texts)
+        data = self._view[start : self._position]
+        if kind is ValueType.STRING:
+            return tuple(decode_texts(data, length))
+        return tuple(value for (value,) in FORMATS[kind].iter_unpack(data))
 
     def _find_alignment(
         self, metadata: Mapping[str, Value], value_types: Mapping[str, ValueType]
@@ -436,7 +327,7 @@ class _Walker:
             raise self._bad(f"key '{shown(key)}' has value type {number}, not 0 to 12") from None
 
     def _scalar(self, kind: ValueType) -> Scalar:
-        layout = _FORMATS[kind]
+        layout = FORMATS[kind]
         (value,) = layout.unpack(self._take(layout.size))
         result: Scalar = value
         return result

@@ -14,7 +14,8 @@ from typing import Final
 from moerun.errors import MissingShard, NotGguf
 from moerun.model.assembly import assemble
 from moerun.model.description import Model
-from moerun.model.gguf_file import ArrayValue, GgufFile, TensorEntry, Value, read_file, shown
+from moerun.model.gguf_file import read_file
+from moerun.model.gguf_values import ArrayValue, GgufFile, TensorEntry, Value, shown
 
 # belief: "%s-%05d-of-%05d.gguf" - llama_split_path, src/llama.cpp @ llama-cpp-python 0.3.36 -
 # checked by tests/engine/test_state_bytes.py, which loads a split file

@@ -10,10 +10,14 @@ Does not know: tensors, cells, or bytes.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Final
 
 from moerun.model import architectures
 from moerun.model.architectures import WindowRule, WindowSource
 from moerun.model.keys import Keys
+
+# the engine aborts on any other - LLAMA_ROPE_SCALING_TYPES, src/llama-model.cpp
+_ROPE_SCALINGS: Final = frozenset({"none", "linear", "yarn", "longrope"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +76,10 @@ def read_hyperparameters(keys: Keys, has_tensor: Callable[[str], bool]) -> Hyper
     embedding = keys.required("embedding_length")
     if embedding == 0:
         raise keys.refusal("has an embedding length of 0")
+    context_tokens = keys.required("context_length")
+    if context_tokens == 0:
+        raise keys.refusal("has a context length of 0")
+    keys.one_of("rope.scaling.type", _ROPE_SCALINGS)
     heads = keys.per_layer("attention.head_count", (0,) * blocks)
     kv_heads = keys.per_layer("attention.head_count_kv", heads)
     feed_forward = keys.per_layer("feed_forward_length", (0,) * blocks)
@@ -83,7 +91,7 @@ def read_hyperparameters(keys: Keys, has_tensor: Callable[[str], bool]) -> Hyper
     hyper = HyperParameters(
         block_count=blocks,
         prediction_blocks=prediction,
-        context_tokens=keys.required("context_length"),
+        context_tokens=context_tokens,
         embedding_length=embedding,
         heads=heads,
         kv_heads=kv_heads,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moerun.errors import UnsupportedModel
-from moerun.model.gguf_file import ArrayValue, GgufFile, Value, ValueType, shown
+from moerun.model.gguf_values import ArrayValue, GgufFile, Value, ValueType, shown
 
 _WHOLE = frozenset({ValueType.UINT32, ValueType.INT32, ValueType.BOOL})
 
@@ -78,6 +78,15 @@ class Keys:
             return None
         numbers = self._whole_numbers(key, value)[:count]
         return tuple(bool(n) for n in numbers) + (False,) * (count - len(numbers))
+
+    def one_of(self, name: str, known: frozenset[str]) -> None:
+        """Refuse a text key with a value that the engine does not know."""
+        value = self.metadata.get(self._full(name))
+        if value is not None and (not isinstance(value, str) or value not in known):
+            raise self.refusal(
+                f"has {self._full(name)} = {shown(str(value), 40)!r}, and the engine knows "
+                f"{', '.join(sorted(known))}"
+            )
 
     def whole_numbers(self, name: str) -> tuple[int, ...]:
         """Return the numbers of an array key; none when it is absent."""

@@ -9,13 +9,14 @@ Knows: which encodings a tensor may have for what it does, which tensors a model
 Does not know: how a header is read, or devices.
 """
 
+import re
 from typing import Final
 
 from moerun.errors import UnsupportedModel
 from moerun.model import architectures
-from moerun.model.description import Tensor, TensorRole, TensorUse
+from moerun.model.description import ExpertPart, Tensor, TensorRole, TensorUse
 from moerun.model.encodings import BY_NAME
-from moerun.model.gguf_file import shown
+from moerun.model.gguf_values import shown
 from moerun.model.hyperparameters import HyperParameters
 from moerun.model.keys import Keys
 from moerun.model.tensor_names import LEGACY_EXPERT, Operation, meaning
@@ -26,9 +27,12 @@ _ALLOWED: Final[dict[Operation, frozenset[str]]] = {
     Operation.MATRIX: _MATRIX,
     Operation.EXPERT_MATRIX: _MATRIX,
     Operation.LOOKUP: _MATRIX,
-    Operation.ELEMENTWISE: frozenset({"F32", "F16"}),
-    Operation.INDEX: frozenset({"I32", "I64"}),
+    Operation.ELEMENTWISE: frozenset({"F32"}),
+    Operation.INDEX: frozenset({"I32"}),
 }
+# mixing factors of RWKV are the left operand of their sums, where half precision is computed
+_RWKV_FACTOR: Final = re.compile(r"blk\.\d+\.(?:time|channel)_mix_.*")
+_HALF: Final = frozenset({"F32", "F16", "BF16"})
 
 
 def check_support(keys: Keys, hyper: HyperParameters, tensors: tuple[Tensor, ...]) -> None:
@@ -39,6 +43,7 @@ def check_support(keys: Keys, hyper: HyperParameters, tensors: tuple[Tensor, ...
             _check_encoding(keys, tensor)
             _check_experts(keys, hyper, tensor)
     _check_present(keys, hyper, tensors)
+    _check_routed(keys, tensors)
 
 
 def _check_place(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
@@ -56,7 +61,10 @@ def _check_place(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
 
 def _check_encoding(keys: Keys, tensor: Tensor) -> None:
     operation = meaning(tensor.name).operation
-    if tensor.encoding not in _ALLOWED[operation]:
+    allowed = _ALLOWED[operation]
+    if operation is Operation.ELEMENTWISE and _RWKV_FACTOR.fullmatch(tensor.name):
+        allowed = _HALF
+    if tensor.encoding not in allowed:
         raise UnsupportedModel(
             f"{keys.label} has tensor '{shown(tensor.name)}' ({tensor.role.value}) as "
             f"{tensor.encoding}, which the engine cannot use for {operation.value}; download "
@@ -88,4 +96,22 @@ def _check_present(keys: Keys, hyper: HyperParameters, tensors: tuple[Tensor, ..
         raise keys.refusal(
             f"has no tensors of layer {missing[0]} ({len(missing)} of {hyper.trunk_blocks} layers "
             "are missing)"
+        )
+
+
+def _check_routed(keys: Keys, tensors: tuple[Tensor, ...]) -> None:
+    """Refuse a layer that routes to experts it does not hold."""
+    routed: set[int] = set()
+    held: set[int] = set()
+    for tensor in tensors:
+        if tensor.layer is None or tensor.use is TensorUse.SKIPPED:
+            continue
+        if tensor.part is ExpertPart.DOWN:
+            held.add(tensor.layer)
+        elif tensor.name.endswith(".ffn_gate_inp.weight"):
+            routed.add(tensor.layer)
+    missing = sorted(routed - held)
+    if missing:
+        raise keys.refusal(
+            f"routes to experts in layer {missing[0]} and has no ffn_down_exps there"
         )

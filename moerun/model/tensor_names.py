@@ -43,7 +43,7 @@ _BLOCK: Final = re.compile(r"(?P<stack>(?:dec\.|enc\.)?)blk\.(?P<layer>\d{1,4})\
 _EXPERT: Final = re.compile(r"ffn_(?P<part>gate_up|gate|up|down)_(?:ch)?exps")
 _NORM: Final = re.compile(r".*norm(?:_\d|_exps)?|.*norm_(?:key|query|conv)")
 _SUFFIX: Final = re.compile(
-    r"(?P<base>.+?)(?:\.(?P<suffix>weight|bias|scale|input_scale|lora_a|lora_b))?"
+    r"(?P<base>.+?)(?:\.(?P<suffix>weight|bias|scales?|input_scale|lora_a|lora_b))?"
 )
 LEGACY_EXPERT: Final = re.compile(r"blk\.\d+\.ffn_(?:gate|up|down)\.\d+\.weight")
 
@@ -169,7 +169,7 @@ def _block_role(base: str) -> tuple[TensorRole, ExpertPart | None]:
 def _operation(base: str, suffix: str | None, role: TensorRole) -> Operation:
     if base in _INDEX:
         return Operation.INDEX
-    if suffix in ("bias", "scale", "input_scale"):
+    if suffix in ("bias", "scale", "scales", "input_scale"):
         return Operation.ELEMENTWISE
     if role is TensorRole.EXPERT:
         return Operation.EXPERT_MATRIX

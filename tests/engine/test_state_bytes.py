@@ -1,0 +1,191 @@
+"""What the engine allocates and loads, against what the header says it will."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moerun.model.architectures import DIFFUSION, KNOWN, SPARSE, WITHOUT_MEMORY
+from moerun.model.description import Model, TensorRole
+from moerun.model.gguf_header import read_model
+from moerun.model.state import kv_bytes, recurrent_bytes
+from moerun.model.tensor_names import Operation, meaning
+from tests.model_keys import VOCABULARY
+from tests.sparse_gguf import write_sparse
+from tests.tiny_models import ARCHITECTURES, write_tiny_model
+
+pytestmark = pytest.mark.engine
+
+MIB = 1 << 20
+# what the engine cannot build from keys alone, and why
+NOT_FROM_KEYS = {
+    "apertus": "needs activation keys outside its own prefix",
+    "bert": "needs token types",
+    "chameleon": "half implemented in the engine",
+    "jina-bert-v2": "an encoder whose shapes follow from its tensors",
+    "jina-bert-v3": "needs token types",
+    "nomic-bert": "needs token types",
+    "nomic-bert-moe": "needs token types",
+    "plm": "its head sizes are fixed by its tensors",
+    "rwkv6": "its head sizes are fixed by its tensors",
+    "rwkv6qwen2": "its head sizes are fixed by its tensors",
+    "t5": "an encoder and a decoder",
+    "t5encoder": "an encoder",
+}
+FROM_KEYS = sorted(KNOWN - set(NOT_FROM_KEYS))
+
+
+@cache
+def reports() -> dict[str, dict[str, Any]]:
+    """Return the engine's report for each architecture; one that aborts has none."""
+    found: dict[str, dict[str, Any]] = {}
+    left = list(FROM_KEYS)
+    while left:
+        child = subprocess.run(
+            [sys.executable, "-m", "tests.engine.header_model", *left],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        lines = [json.loads(line) for line in child.stdout.splitlines()]
+        found |= {report["architecture"]: report for report in lines}
+        if child.returncode == 0:
+            break
+        left = left[len(lines) + 1 :]
+    return found
+
+
+def described(report: dict[str, Any], folder: Path) -> Model:
+    """Return what moerun reads from a file with the keys and tensors that the engine uses."""
+    from tests.engine.header_model import file_keys
+
+    def shape(extents: list[int]) -> tuple[int, ...]:
+        last = max((i for i, extent in enumerate(extents) if extent > 1), default=0)
+        return tuple(extents[: max(last + 1, 1)])
+
+    def encoding(name: str) -> str:
+        half = (Operation.MATRIX, Operation.EXPERT_MATRIX, Operation.LOOKUP)
+        return "F16" if meaning(name).operation in half else "F32"
+
+    name = report["architecture"]
+    tensors = {
+        tensor: (tensor, shape(extents), encoding(tensor)) for tensor, extents in report["tensors"]
+    }
+    if name == "deepseek4":
+        tensors = {key: value for key, value in tensors.items() if "tid2eid" not in key}
+    path = write_sparse(folder / f"{name}.gguf", file_keys(name), list(tensors.values()))
+    return read_model(path)
+
+
+@pytest.mark.parametrize("architecture", FROM_KEYS)
+def test_every_architecture_keeps_what_the_engine_reports(architecture: str, tmp_path: Path):
+    report = reports().get(architecture)
+    assert report is not None, "the engine aborted on these keys"
+    assert "error" not in report, report["error"]
+    model = described(report, tmp_path)
+    for context in report["contexts"]:
+        if architecture == "grok" or context["made"]:
+            assert_same_state(model, context)
+
+
+def assert_same_state(model: Model, context: dict[str, Any]) -> None:
+    setting = context["setting"]
+    # grok has no flash attention in the engine, whatever is asked for
+    flash = setting["flash_attention"] and model.architecture != "grok"
+    kept = sum(
+        kv_bytes(
+            layer,
+            context_tokens=setting["context_tokens"],
+            ubatch_tokens=setting["ubatch_tokens"],
+            sequences=setting["sequences"],
+            unified=setting["unified"],
+            swa_full=setting["swa_full"],
+            flash_attention=flash,
+        )
+        for layer in model.layers
+    )
+    state = sum(recurrent_bytes(layer, sequences=setting["sequences"]) for layer in model.layers)
+    assert kept == pytest.approx(*mib(context["cache_mib"])), setting
+    assert state == pytest.approx(*mib(context["recurrent_mib"])), setting
+
+
+def mib(printed: list[str]) -> tuple[float, float, float]:
+    """Return printed sizes as bytes, no relative tolerance, and the rounding of the log."""
+    return sum(map(float, printed)) * MIB, 0.0, (0.005 * len(printed) + 1e-6) * MIB
+
+
+def test_every_sparse_architecture_is_covered():
+    assert SPARSE - set(FROM_KEYS) == {"nomic-bert-moe"}
+    assert len(SPARSE) >= 55
+
+
+@pytest.mark.parametrize("architecture", sorted(SPARSE & set(FROM_KEYS)))
+def test_the_engines_own_tensors_have_roles(architecture: str, tmp_path: Path):
+    model = described(reports()[architecture], tmp_path)
+    roles = {tensor.role for tensor in model.tensors}
+    assert {TensorRole.INPUT, TensorRole.NORM, TensorRole.EXPERT, TensorRole.ROUTER} <= roles
+    assert model.is_sparse
+    for layer in model.layers:
+        if layer.is_sparse:
+            assert len(layer.expert_parts) >= 2
+    if architecture not in DIFFUSION | WITHOUT_MEMORY:
+        assert any(layer.attention or layer.recurrent for layer in model.layers)
+    assert model.vocabulary_size == VOCABULARY
+
+
+@pytest.fixture(scope="module")
+def engine_sizes() -> Iterator[Any]:
+    """Yield a function that loads a file without weights and returns the printed sizes."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    from tests.engine.header_model import CACHE, RECURRENT, Probe
+
+    probe = Probe()
+
+    def sizes(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
+        probe.lines.clear()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.no_alloc = True
+        parameters.load_mode = 0
+        parameters.n_gpu_layers = 0
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
+        assert model, "".join(probe.lines[-3:])
+        log = probe.context_log(model, setting)
+        llama_cpp.llama_model_free(model)
+        return {
+            "setting": setting,
+            "cache_mib": CACHE.findall(log),
+            "recurrent_mib": RECURRENT.findall(log),
+        }
+
+    yield sizes
+    # the callback dies with the probe: give the log back first
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), None)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("shards", [1, 3])
+def test_tiny_files_keep_what_the_engine_reports(
+    architecture: str, shards: int, tmp_path: Path, engine_sizes: Any
+):
+    path = write_tiny_model(
+        tmp_path / "tiny.gguf" if shards == 1 else tmp_path / "tiny-00001-of-00003.gguf",
+        architecture,
+        shards=shards,
+    )
+    model = read_model(path)
+    for context_tokens, ubatch_tokens in ((300, 64), (65536, 512)):
+        setting = {
+            "context_tokens": context_tokens,
+            "ubatch_tokens": ubatch_tokens,
+            "sequences": 1,
+            "unified": False,
+            "swa_full": False,
+            "flash_attention": True,
+        }
+        assert_same_state(model, engine_sizes(path, setting))
