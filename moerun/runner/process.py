@@ -1,0 +1,235 @@
+"""The runner: a process of its own that loads one model and does what its parent asks.
+
+Native code may print, crash or be killed; here that ends one process, and the parent lives to tell
+it. Requests come on standard input, events leave by a private copy of standard output, and both
+standard streams are turned away before the engine is imported, so that nothing it prints or reads
+can reach the channel. A thread of its own reads the requests, since `Cancel` and `Statistics` come
+while an answer is being made, and since the end of the input means that the parent is gone.
+
+`--engine module:Class` names what to run. The default is llama.cpp; tests name a fake.
+
+Knows: the order of requests, and how this process ends.
+Does not know: who its parent is, or anything of a terminal.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import importlib
+import os
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from typing import BinaryIO, Final, assert_never, cast
+
+from moerun.engine.interface import Engine, EngineSession
+from moerun.errors import EngineMismatch, EngineOutOfMemory, EngineRefused, MoerunError, UsageError
+from moerun.runner import protocol
+from moerun.runner.logs import bound_stderr
+from moerun.runner.protocol import Event, Request
+from moerun.runner.statistics import sample_process
+
+DEFAULT_ENGINE: Final = "moerun.engine.llama:LlamaEngine"
+_PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of linux/prctl.h
+
+
+class Channel:
+    """The way to the parent; whole lines, from any thread."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, number: int | None, event: Event) -> None:
+        """Send one event at once; a parent that is gone ends this process."""
+        line = protocol.encode(number, event)
+        try:
+            with self._lock:
+                self._stream.write(line)
+                self._stream.flush()
+        except OSError:
+            os._exit(0)  # nobody is left to tell
+
+
+class RunnerProcess:
+    """One engine with at most one model, and the loop that serves its parent."""
+
+    def __init__(self, engine: Engine, channel: Channel) -> None:
+        self._engine = engine
+        self._channel = channel
+        self._session: EngineSession | None = None
+        self._requests: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def read_requests(self, stream: BinaryIO) -> None:
+        """Take in requests until the parent is gone, which ends this process at once."""
+        while True:
+            try:
+                line = protocol.read_line(stream)
+                if not line:
+                    break
+                number, request = protocol.decode_request(line)
+            except ValueError as error:
+                refused = EngineRefused(f"The runner cannot read what it was asked: {error}.")
+                self._channel.send(None, protocol.failure_of(refused))
+                continue
+            match request:
+                case protocol.Cancel():
+                    self._cancelled.add(request.target)
+                case protocol.Statistics():
+                    self._answer(number, request)
+                case _:
+                    self._requests.put((number, request))
+        # The main thread may be deep in native code, which only the end of the process stops.
+        os._exit(0)
+
+    def serve(self) -> None:
+        """Do what is asked until `Close`."""
+        while True:
+            number, request = self._requests.get()
+            self._answer(number, request)
+            self._cancelled.discard(number)
+            if isinstance(request, protocol.Close):
+                return
+
+    def _answer(self, number: int, request: Request) -> None:
+        """Send what a request gives, or the error that it met."""
+        try:
+            event = self._do(number, request)
+        except MoerunError as error:
+            event = protocol.failure_of(error)
+        except MemoryError:
+            event = protocol.failure_of(
+                EngineOutOfMemory("The host's memory ran out in the runner.", device="host")
+            )
+        except Exception:
+            event = protocol.fault_of(traceback.format_exc())
+        if event is not None:
+            self._channel.send(number, event)
+
+    def _do(self, number: int, request: Request) -> Event | None:
+        match request:
+            case protocol.Hello():
+                if request.protocol != protocol.PROTOCOL:
+                    raise EngineMismatch(
+                        f"The runner speaks protocol {protocol.PROTOCOL}, "
+                        f"its parent {request.protocol}; restart moerun after an update."
+                    )
+                return protocol.Ready(protocol=protocol.PROTOCOL, pid=os.getpid())
+            case protocol.Measure():
+                return protocol.Measured(measurements=self._engine.measure(request.args))
+            case protocol.Load():
+                return self._load(number, request)
+            case protocol.Generate():
+                return self._generate(number, request)
+            case protocol.Statistics():
+                sample = sample_process(model_paths=request.model_paths)
+                if sample is None:
+                    raise EngineRefused("The system does not say what memory this process uses.")
+                return protocol.Sampled(sample=sample)
+            case protocol.Close():
+                self._free()
+                return protocol.Closed()
+            case protocol.Cancel():
+                return None
+            case _:
+                assert_never(request)
+
+    def _load(self, number: int, request: protocol.Load) -> Event:
+        self._free()
+
+        def tell(done_fraction: float) -> None:
+            self._channel.send(number, protocol.Progress(done_fraction=done_fraction))
+
+        self._session = self._engine.load(request.args, on_progress=tell)
+        return protocol.Loaded(
+            report=self._session.report,
+            model_defaults=tuple(sorted(self._session.model_defaults.items())),
+        )
+
+    def _generate(self, number: int, request: protocol.Generate) -> Event:
+        if self._session is None:
+            raise UsageError("No model is loaded, so nothing can answer.")
+        result = self._session.generate(
+            request.request,
+            on_text=lambda text: self._channel.send(number, protocol.Text(text=text)),
+            is_cancelled=lambda: number in self._cancelled,
+        )
+        return protocol.Generated(result=result)
+
+    def _free(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the parent at the other end of the standard streams, then end."""
+    requests, events = _take_streams()
+    options = _read_options(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C ends
+    faulthandler.enable()
+    if options.parent is not None:
+        _die_with(options.parent)
+    channel = Channel(events)
+    try:
+        runner = RunnerProcess(_make_engine(options.engine), channel)
+    except MoerunError as error:
+        channel.send(None, protocol.failure_of(error))
+        sys.exit(error.exit_code)
+    except Exception:
+        channel.send(None, protocol.fault_of(traceback.format_exc()))
+        sys.exit(1)
+    reader = threading.Thread(target=runner.read_requests, args=(requests,), daemon=True)
+    reader.start()
+    runner.serve()
+    # Daemon threads and native destructors at a normal exit have nothing left to do but harm.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _take_streams() -> tuple[BinaryIO, BinaryIO]:
+    """Return private copies of standard input and output, and turn the real ones away."""
+    requests = cast(BinaryIO, os.fdopen(os.dup(0), "rb"))
+    events = cast(BinaryIO, os.fdopen(os.dup(1), "wb"))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(2, 1)
+    sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+    bound_stderr()
+    sys.stdout = sys.stderr
+    return requests, events
+
+
+def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m moerun.runner.process")
+    parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:CLASS")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end when this process does")
+    return parser.parse_args(arguments)
+
+
+def _make_engine(spelled: str) -> Engine:
+    module, _, name = spelled.partition(":")
+    return cast(Engine, getattr(importlib.import_module(module), name)())
+
+
+def _die_with(parent: int) -> None:
+    """Have Linux kill this process when the parent's thread that started it ends.
+
+    The end of standard input tells the same everywhere, but not while native code holds on.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # no C library to ask: the input is left
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)  # it ended before the line above
+
+
+if __name__ == "__main__":
+    main()
