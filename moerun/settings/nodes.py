@@ -86,10 +86,7 @@ def read_yaml(text: str, origin: str, *, has_lines: bool = True) -> Node | None:
         return reader.document(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        problem = error.problem or error.context or "it cannot be read"
-        if "'\\t'" in problem:
-            problem = "a tab stands where YAML wants spaces"
-        raise _fault(reader.at(line), f"it is not YAML: {problem}") from error
+        raise _fault(reader.at(line), f"it is not YAML: {_problem(error)}") from error
     except yaml.YAMLError as error:  # the reader of characters knows no line
         raise _fault(origin, "it holds characters that YAML does not allow") from error
 
@@ -175,6 +172,16 @@ class _Reader:
 
     def _refuse(self, event: yaml.Event, why: str) -> NoReturn:
         raise _fault(self._place(event), why)
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """Return what is wrong in words of our own where the parser's would puzzle."""
+    problem, context = error.problem or "it cannot be read", error.context or ""
+    if "'\\t'" in problem:
+        return "a tab stands where YAML wants spaces"
+    if "alias" in context or "anchor" in context:
+        return "put quotes around a text that starts with * or &"
+    return problem
 
 
 def _fault(origin: str, why: str) -> ConfigError:
