@@ -19,7 +19,7 @@ from moerun.engine.arguments import EngineDeviceRef
 from moerun.engine.child_probe import EngineProbe
 from moerun.engine.workers import greet_worker
 from moerun.errors import EngineMissing, EngineRefused, MoerunError
-from moerun.machine.description import HOST, DeviceId, EngineDevice, EngineDeviceKind
+from moerun.machine.description import DeviceId, EngineDevice, EngineDeviceKind
 from moerun.machine.gpus import device_id_of
 
 # `enum ggml_backend_dev_type` in order — ggml/include/ggml-backend.h @ 0.3.36
@@ -68,11 +68,10 @@ def device_pointers(references: tuple[EngineDeviceRef, ...]) -> tuple[int, ...]:
 def buffer_type_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]:
     """Return the name of each device's buffer type with the device it belongs to."""
     opened = abi.open_engine()
-    names = {
+    return {
         opened.buffer_type_name(opened.device_buffer_type(pointer)).decode(): reference.id
         for reference, pointer in zip(references, device_pointers(references), strict=True)
     }
-    return {name: device for name, device in names.items() if device != HOST}
 
 
 def processor_buffer_type() -> int:

@@ -16,6 +16,8 @@ from typing import Any, Final
 from moerun.engine import abi
 
 _KEPT_LINES: Final = 20_000  # a 100-layer model logs some 4,000
+# Debugging lines for each input of each graph: hundreds of a kind, of use to nobody here.
+_LOUD: Final = "llama_graph_n_input_tensors:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class EngineLog:
 
     def _flush(self) -> None:
         for text in self._open.splitlines():
+            if text.startswith(_LOUD):
+                continue
             self._lines.append(LogLine(level=self._level, text=text))
             self._count += 1
             if self.sink is not None and self._level != abi.LogLevel.DEBUG:

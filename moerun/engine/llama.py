@@ -87,6 +87,11 @@ class LlamaSession:
         return self._notes
 
     @property
+    def load_log(self) -> tuple[str, ...]:
+        """Return the lines that the engine logged while it loaded."""
+        return self._loaded.load_log
+
+    @property
     def loaded(self) -> LoadedModel:
         """Return the engine's own handles, for the rooms that work on them."""
         return self._loaded

@@ -60,6 +60,7 @@ class LoadedModel:
     context_tokens: int
     batch_tokens: int
     buffers: tuple[BufferReport, ...]
+    load_log: tuple[str, ...]
     load_s: float
     kept: list[Any]
 
@@ -152,6 +153,7 @@ def _load(
         opened.llama.llama_model_free(model)
         _refuse(args, log, mark, what=f"make a context of {args.context_tokens:,} tokens")
     vocabulary = opened.llama.llama_model_get_vocab(model)
+    lines = log.since(mark)
     return LoadedModel(
         abi=opened,
         log=log,
@@ -162,9 +164,8 @@ def _load(
         vocabulary_size=opened.llama.llama_vocab_n_tokens(vocabulary),
         context_tokens=opened.llama.llama_n_ctx(context),
         batch_tokens=opened.llama.llama_n_batch(context),
-        buffers=read_load_log(
-            log.since(mark), args, buffer_types=devices.buffer_type_names(args.devices)
-        ),
+        buffers=read_load_log(lines, args, buffer_types=devices.buffer_type_names(args.devices)),
+        load_log=lines,
         load_s=time.monotonic() - started_s,
         kept=kept,
     )

@@ -31,6 +31,9 @@ _BUFFER: Final = re.compile(
 )
 _KV_LAYER: Final = re.compile(r"^\w*kv_cache\w*: layer +\d+: dev = (?P<device>\S+)")
 _KV_TOTAL: Final = re.compile(r"^\w*kv_cache\w*: size = +(?P<mib>\d+\.\d+) MiB \( *\d+ cells")
+_LAYER: Final = re.compile(
+    r"^load_tensors: layer +(?P<layer>\d+) assigned to device (?P<device>\S+),"
+)
 _RPC_BUFFER: Final = re.compile(r"^RPC(?P<index>\d+)\[(?P<address>.+)\]$")
 # Buffer types of the processor, and page-locked memory that a driver lends it.
 _HOST_BUFFER: Final = re.compile(r"^(CPU|CPU_\w+|AMX|BLAS|\w+_Host)$")
@@ -121,6 +124,22 @@ def read_dry_run_log(
             ]
             layers.clear()
     return tuple(report for report in reports if report.size_bytes)
+
+
+def read_gpu_layers(lines: Iterable[str], args: EngineArgs) -> tuple[tuple[DeviceId, int], ...]:
+    """Return how many layers have their dense part on each device of the arguments.
+
+    The last number that the engine assigns is the output's, not a layer's.
+    """
+    names = {
+        int(match["layer"]): match["device"] for line in lines if (match := _LAYER.match(line))
+    }
+    counts = Counter(name for layer, name in names.items() if layer != max(names))
+    return tuple(
+        (reference.id, counts[reference.engine_name])
+        for reference in args.devices
+        if counts[reference.engine_name]
+    )
 
 
 def device_of_buffer(
