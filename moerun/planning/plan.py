@@ -203,6 +203,28 @@ class Plan:
             return placement.expert_device(tensor.part)
         return placement.dense
 
+    def devices_by_tensor(self, model: Model) -> dict[str, DeviceId]:
+        """Return where every loaded tensor lives, in one pass; input copies of duplicated ones."""
+        exceptions = {exception.tensor: exception.device for exception in self.exceptions}
+        shared = dict(self.shared)
+        experts = [dict(placement.experts) for placement in self.layers]
+        found: dict[str, DeviceId] = {}
+        for tensor in model.loaded_tensors:
+            if tensor.name in exceptions:
+                found[tensor.name] = exceptions[tensor.name]
+            elif tensor.layer is None:
+                found[tensor.name] = shared.get(tensor.role, HOST)
+            elif tensor.role is TensorRole.EXPERT and tensor.part is not None:
+                found[tensor.name] = experts[tensor.layer][tensor.part]
+            else:
+                found[tensor.name] = self.layers[tensor.layer].dense
+        return found
+
+    @property
+    def output_device(self) -> DeviceId:
+        """Return where the output matrix and the final norms live."""
+        return dict(self.shared).get(TensorRole.OUTPUT, HOST)
+
     def expert_bytes(self, model: Model, device: DeviceId) -> int:
         """Return the bytes of routed experts that live on a device."""
         return sum(

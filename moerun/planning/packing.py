@@ -1,0 +1,146 @@
+"""Where layers and experts go on one set of GPUs: runs of layers, and experts beside them.
+
+The family of placements searched is fixed (every way to cut the layers into runs, one for each
+device in order; in each run the experts of the last layers), so more memory on any device can
+only add to what fits: bytes never move to the CPU when a GPU grows.
+
+Knows: running sums, capacities, cuts.
+Does not know: models, tensors, budgets, or reasons.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from moerun.planning.cargo import PartBytes, first_fit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freight:
+    """The running sums of one model with one context; `dense` includes KV cache and state.
+
+    `experts` sums the parts of `parts`, which may go to a GPU.
+    """
+
+    dense: list[int]
+    experts: list[int]
+    parts: tuple[PartBytes, ...]
+    split_layers: bool
+
+    @property
+    def layer_count(self) -> int:
+        """Return how many layers there are."""
+        return len(self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The layers of one device, `first` to before `end`, and the experts it holds of them.
+
+    Experts of the layers from `experts_from` on are all here, and `parts` of the one before.
+    """
+
+    first: int
+    end: int
+    experts_from: int
+    parts: PartBytes = ()
+
+
+def cut(freight: Freight, capacities: tuple[int, ...]) -> tuple[Run, ...] | None:
+    """Return the best runs for devices of these capacities, in order; None when one stays empty.
+
+    Layers before the first run stay on the host. Experts go to GPUs only when all layers do: what
+    every token needs comes first.
+    """
+    starts = _greedy_starts(freight, capacities)
+    if starts is None:
+        return None
+    if starts[0] > 0:
+        ends = (*starts[1:], freight.layer_count)
+        return tuple(
+            Run(first=first, end=end, experts_from=end)
+            for first, end in zip(starts, ends, strict=True)
+        )
+    starts = _best_starts(freight, capacities)
+    if starts is None:
+        return None
+    ends = (*starts[1:], freight.layer_count)
+    return tuple(
+        _run(freight, capacity, first, end)
+        for capacity, first, end in zip(capacities, starts, ends, strict=True)
+    )
+
+
+def _greedy_starts(freight: Freight, capacities: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Fill devices from the last layer back; the result leaves the fewest layers on the host."""
+    dense = freight.dense
+    end = freight.layer_count
+    starts: list[int] = []
+    for capacity in reversed(capacities):
+        if capacity < 0:
+            return None
+        start = bisect_left(dense, dense[end] - capacity, 0, end)
+        if start == end and len(capacities) > 1:
+            if end == 0:  # all layers are placed already; the cuts are searched anew
+                starts.append(0)
+                continue
+            return None
+        starts.append(start)
+        end = start
+    return tuple(reversed(starts))
+
+
+def _best_starts(freight: Freight, capacities: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the cuts that put the most expert bytes on the devices, then leave the most slack."""
+    count, devices = freight.layer_count, len(capacities)
+    if devices > max(1, count):
+        return None
+    # the best (bytes, slack) and cuts of the layers before `end` on the devices so far
+    reached: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 1000, ())}
+    for position, capacity in enumerate(capacities):
+        is_last = position == devices - 1
+        ends = range(count, count + 1) if is_last else range(position + 1, count)
+        following: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        for end in ends:
+            best: tuple[int, int, tuple[int, ...]] | None = None
+            for first in range(end - 1, position - 1, -1) if position else (0,):
+                room = capacity - (freight.dense[end] - freight.dense[first])
+                if room < 0:
+                    break
+                before = reached.get(first)
+                if before is None:
+                    continue
+                placed = _placed_bytes(freight, room, first, end)
+                slack = (room - placed) * 1000 // max(1, capacity)
+                found = (before[0] + placed, min(before[1], slack), (*before[2], first))
+                if best is None or found[:2] > best[:2]:
+                    best = found
+            if best is not None:
+                following[end] = best
+        reached = following
+    best = reached.get(count)
+    return None if best is None else best[2]
+
+
+def _placed_bytes(freight: Freight, room: int, first: int, end: int) -> int:
+    experts = freight.experts
+    if experts[end] - experts[first] <= room:
+        return experts[end] - experts[first]
+    start = bisect_left(experts, experts[end] - room, first, end)
+    placed = experts[end] - experts[start]
+    if freight.split_layers and start > first:
+        left = room - placed
+        for _, size in freight.parts[start - 1]:
+            if size <= left:
+                left -= size
+        return room - left
+    return placed
+
+
+def _run(freight: Freight, capacity: int, first: int, end: int) -> Run:
+    room = capacity - (freight.dense[end] - freight.dense[first])
+    experts = freight.experts
+    start = bisect_left(experts, experts[end] - room, first, end)
+    parts: PartBytes = ()
+    if freight.split_layers and start > first:
+        parts = first_fit(freight.parts[start - 1], room - (experts[end] - experts[start]))
+    return Run(first=first, end=end, experts_from=start, parts=parts)

@@ -1,0 +1,413 @@
+"""One problem and its candidates: every set of GPUs, packed, with the host checked.
+
+Knows: fixed charges, capacities, the order in which candidates are preferred.
+Does not know: which context is tried next, or how a plan is written down.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Final
+
+from moerun.errors import PinConflict
+from moerun.machine.description import HOST, DeviceId, Gpu, Machine
+from moerun.model.description import ExpertPart, Model
+from moerun.model.encodings import BY_NAME
+from moerun.planning import fixed_charges
+from moerun.planning.budgets import Rooms, rooms
+from moerun.planning.cargo import Cargo, PartBytes, cargo, first_fit, state_bytes, sums
+from moerun.planning.fixed_charges import Shapes, Sized, shapes
+from moerun.planning.packing import Freight, Run, cut
+from moerun.planning.pins import Pinning, resolve_pins
+from moerun.planning.plan import ChargeKind, Measurements
+from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
+
+# Above this many GPUs only the first one, two, three and so on are tried together.
+EVERY_SUBSET_UP_TO: Final = 4
+MAX_DEVICES: Final = 16  # llama_max_devices - src/llama.cpp @ llama-cpp-python 0.3.36
+
+# Encodings that `use_extra_bufts` packs anew for the processor, so that a tied output becomes a
+# copy of its own - ggml_repack_get_optimal_repack_type in ggml/src/ggml-cpu/repack.cpp @ 0.3.36.
+REPACKED: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Everything that stays the same while contexts and sets of GPUs are tried."""
+
+    model: Model
+    machine: Machine
+    strategy: Strategy
+    measured: Measurements | None
+    pinning: Pinning
+    cargo: Cargo
+    rooms: Rooms
+    shapes: Shapes
+
+    @property
+    def may_use_ssd(self) -> bool:
+        """Whether experts may stay on SSD: the tier is there, and host weights may be mapped."""
+        return Tier.SSD in self.strategy.hierarchy and self.strategy.load_mode in (
+            None,
+            LoadMode.MMAP,
+            LoadMode.STREAM,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """A problem with one context: what each layer takes is known now."""
+
+    problem: Problem
+    context_tokens: int
+    kv_bytes: tuple[int, ...]
+    freight: Freight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostNeed:
+    """What host memory must hold beside routed experts that are free to lie elsewhere."""
+
+    fixed_bytes: int
+    layer_bytes: int
+    output_bytes: int
+    staging_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """Return all of it."""
+        return self.fixed_bytes + self.layer_bytes + self.output_bytes + self.staging_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to place everything. `ram_parts` and `ssd_parts` have an entry for each layer."""
+
+    devices: tuple[DeviceId, ...]
+    runs: tuple[Run, ...]
+    host_layers: int
+    has_staging: bool
+    need: HostNeed
+    room_bytes: int
+    ram_parts: tuple[PartBytes, ...]
+    ssd_parts: tuple[PartBytes, ...]
+    ram_expert_bytes: int
+    ssd_expert_bytes: int
+    remote_layers: int
+    fits: bool
+
+    @property
+    def short_bytes(self) -> int:
+        """Return how much host memory is missing; 0 when it fits."""
+        return 0 if self.fits else self.need.total_bytes + self.ram_expert_bytes - self.room_bytes
+
+    @property
+    def slow_bytes(self) -> tuple[int, int, int]:
+        """Return what is not on GPUs: dense and state, experts, experts on SSD."""
+        experts = self.ram_expert_bytes + self.ssd_expert_bytes
+        return self.need.layer_bytes + self.need.output_bytes, experts, self.ssd_expert_bytes
+
+    @property
+    def rank(self) -> tuple[int, int, int, int, int]:
+        """Return what makes one candidate better than another: less is better."""
+        return (*self.slow_bytes, len(self.devices), self.remote_layers)
+
+
+def pose(
+    model: Model, machine: Machine, strategy: Strategy, measured: Measurements | None
+) -> Problem:
+    """Return the problem; PinConflict when pins or shares contradict one another."""
+    strategy = replace(strategy, flash_attention=flash_attention(model, strategy))
+    pinning = resolve_pins(model, machine, strategy)
+    return Problem(
+        model=model,
+        machine=machine,
+        strategy=strategy,
+        measured=measured,
+        pinning=pinning,
+        cargo=cargo(model, strategy, pinning),
+        rooms=rooms(machine, strategy),
+        shapes=shapes(model),
+    )
+
+
+def flash_attention(model: Model, strategy: Strategy) -> Toggle:
+    """Return the setting that the model and the KV encoding allow.
+
+    Beliefs: a quantized V cache needs flash attention, and grok cannot have it -
+    `llama_init_from_model` in src/llama-context.cpp @ llama-cpp-python 0.3.36 - checked by
+    tests/engine/test_predicted_buffers.py.
+    """
+    encoding = BY_NAME.get(strategy.kv_encoding_v)
+    is_quantized = encoding is not None and encoding.is_block_quantized
+    wanted = Toggle.OFF if model.architecture == "grok" else strategy.flash_attention
+    if not is_quantized:
+        return wanted
+    if wanted is Toggle.OFF:
+        raise PinConflict(
+            f"KV values as {strategy.kv_encoding_v} need flash attention, which is off for "
+            f"{model.name}; use F16 values"
+        )
+    return Toggle.ON
+
+
+def situation(problem: Problem, context_tokens: int) -> Situation:
+    """Return the problem with one context."""
+    load = problem.cargo
+    try:
+        kv = state_bytes(problem.model, problem.strategy, context_tokens=context_tokens)
+    except ValueError as error:
+        keys, values = problem.strategy.kv_encoding_k, problem.strategy.kv_encoding_v
+        raise PinConflict(
+            f"a KV cache of {keys} keys and {values} values does not suit this model: {error}",
+            hint="use F16 for both",
+        ) from error
+    dense = tuple(
+        dense + cache + state
+        for dense, cache, state in zip(load.dense_bytes, kv, load.recurrent_bytes, strict=True)
+    )
+    layers = tuple(sum(size for _, size in parts) for parts in load.vram_parts)
+    return Situation(
+        problem=problem,
+        context_tokens=context_tokens,
+        kv_bytes=kv,
+        freight=Freight(
+            dense=sums(dense),
+            experts=sums(layers),
+            parts=load.vram_parts,
+            split_layers=problem.strategy.split_layers,
+        ),
+    )
+
+
+def best_candidate(at: Situation) -> Candidate | None:
+    """Return the placement with the least off the GPUs, then the fewest devices.
+
+    None when no set of GPUs can hold what is pinned to it; a candidate that does not fit the host
+    (`fits` is false) is the one that lacks least.
+    """
+    best: Candidate | None = None
+    nearest: Candidate | None = None
+    for devices in device_sets(at.problem):
+        for has_staging in (False, True) if devices else (False,):
+            found = _candidate(at, devices, has_staging=has_staging)
+            if found is None:
+                continue
+            if found.fits and (best is None or found.rank < best.rank):
+                best = found
+            if not found.fits and (nearest is None or found.short_bytes < nearest.short_bytes):
+                nearest = found
+    return best or nearest
+
+
+def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
+    """Yield the sets of GPUs to try, smallest first; each has every GPU that is pinned to."""
+    gpus = tuple(problem.machine.gpu(room.device) for room in problem.rooms.gpus)[:MAX_DEVICES]
+    pinned = {gpu.id for gpu in gpus if problem.cargo.pinned_bytes(gpu.id)}
+    for count in range(len(gpus) + 1):
+        some = combinations(gpus, count) if len(gpus) <= EVERY_SUBSET_UP_TO else [gpus[:count]]
+        for chosen in some:
+            if pinned <= {gpu.id for gpu in chosen}:
+                # remote devices first: the local ones hold the last layers and the output
+                yield tuple(sorted(chosen, key=lambda gpu: not gpu.is_remote))
+
+
+def gpu_charges(
+    at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool
+) -> tuple[tuple[ChargeKind, Sized], ...]:
+    """Return what a GPU is charged before any tensor that is free to move."""
+    problem = at.problem
+    derived = fixed_charges.compute(
+        problem.shapes,
+        problem.strategy,
+        context_tokens=at.context_tokens,
+        has_layers=True,
+        has_output=has_output,
+    )
+    compute = fixed_charges.measured_or(
+        derived, problem.measured, device=gpu.id, context_tokens=at.context_tokens
+    )
+    charges = [
+        (ChargeKind.RUNTIME, fixed_charges.runtime(gpu)),
+        (ChargeKind.COMPUTE, compute),
+    ]
+    if has_staging and compute == derived:  # a measured buffer holds it already
+        charges.append((ChargeKind.STAGING, fixed_charges.staging(gpu, problem.shapes)))
+    return tuple(charges)
+
+
+def host_charges(at: Situation, *, with_gpu: bool) -> tuple[tuple[ChargeKind, Sized], ...]:
+    """Return what the host is charged before any tensor."""
+    problem = at.problem
+    compute = fixed_charges.compute(
+        problem.shapes,
+        problem.strategy,
+        context_tokens=at.context_tokens,
+        has_layers=True,
+        has_output=not with_gpu,
+    )
+    return (
+        (ChargeKind.RUNTIME, fixed_charges.host_runtime(with_gpu=with_gpu)),
+        (
+            ChargeKind.COMPUTE,
+            fixed_charges.measured_or(
+                compute, problem.measured, device=HOST, context_tokens=at.context_tokens
+            ),
+        ),
+    )
+
+
+def tied_copy_bytes(problem: Problem) -> int:
+    """Return what a tied output on the host takes beside the input: a copy only if repacked."""
+    tied = problem.cargo.tied_output
+    if tied is None or problem.strategy.extra_buffers is Toggle.OFF:
+        return 0
+    return tied.size_bytes if tied.encoding in REPACKED else 0
+
+
+def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> Candidate | None:
+    load = at.problem.cargo
+    taken = tuple(
+        _taken_bytes(at, gpu, has_output=gpu is devices[-1], has_staging=has_staging)
+        for gpu in devices
+    )
+    capacities = tuple(
+        _usable_bytes(at, gpu) - gone for gpu, gone in zip(devices, taken, strict=True)
+    )
+    runs = cut(at.freight, capacities) if devices else ()
+    if runs is None:
+        return None
+    host_layers = runs[0].first if runs else load.layer_count
+    left = _left_over(load, runs)
+    if devices and not has_staging and (host_layers or any(left)):
+        return None  # something stays on the host, so large batches need staging
+    need = _host_need(at, host_layers=host_layers, with_gpu=bool(devices), left=left)
+    used = sum(taken) + sum(_run_bytes(at.freight, run) for run in runs)
+    return _with_host(at, devices, runs, need=need, left=left, gpu_bytes=used, staged=has_staging)
+
+
+def _usable_bytes(at: Situation, gpu: Gpu) -> int:
+    """Return what a GPU may be charged; of a pool, less what the host needs."""
+    problem = at.problem
+    usable = problem.rooms.gpu(gpu.id).usable_bytes
+    if problem.rooms.pool_bytes is None:
+        return usable
+    nothing = ((),) * problem.cargo.layer_count
+    need = _host_need(at, host_layers=0, with_gpu=True, left=nothing)
+    host_bytes = problem.rooms.host.margin_bytes + need.total_bytes
+    return min(usable, problem.rooms.pool_bytes - host_bytes)
+
+
+def _taken_bytes(at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool) -> int:
+    """Return what a GPU is charged before any layer that is free to move."""
+    load = at.problem.cargo
+    charges = gpu_charges(at, gpu, has_output=has_output, has_staging=has_staging)
+    taken = load.pinned_bytes(gpu.id) + load.repeated_bytes
+    taken += sum(sized.size_bytes for _, sized in charges)
+    if has_output:
+        taken += load.output_bytes + load.tied_bytes
+    return taken
+
+
+def _run_bytes(freight: Freight, run: Run) -> int:
+    dense = freight.dense[run.end] - freight.dense[run.first]
+    experts = freight.experts[run.end] - freight.experts[run.experts_from]
+    return dense + experts + sum(size for _, size in run.parts)
+
+
+def _left_over(load: Cargo, runs: tuple[Run, ...]) -> tuple[PartBytes, ...]:
+    """Return the expert parts of each layer that are on no GPU and not pinned."""
+    on_gpu: dict[int, frozenset[ExpertPart]] = {}
+    for run in runs:
+        for index in range(run.experts_from, run.end):
+            on_gpu[index] = frozenset(part for part, _ in load.vram_parts[index])
+        if run.parts:
+            on_gpu[run.experts_from - 1] = frozenset(part for part, _ in run.parts)
+    return tuple(
+        tuple(item for item in free if item[0] not in on_gpu.get(index, frozenset())) + held
+        for index, (free, held) in enumerate(zip(load.vram_parts, load.host_parts, strict=True))
+    )
+
+
+def _host_need(
+    at: Situation, *, host_layers: int, with_gpu: bool, left: tuple[PartBytes, ...]
+) -> HostNeed:
+    problem = at.problem
+    load = problem.cargo
+    fixed = load.input_bytes + load.pinned_bytes(HOST)
+    fixed += sum(sized.size_bytes for _, sized in host_charges(at, with_gpu=with_gpu))
+    if host_layers:
+        fixed += load.repeated_bytes
+    staging = 0
+    if Tier.RAM not in problem.strategy.hierarchy and problem.model.expert_count:
+        left_bytes = sum(size for parts in left for _, size in parts)
+        staging = left_bytes * problem.model.experts_used // problem.model.expert_count
+    return HostNeed(
+        fixed_bytes=fixed,
+        layer_bytes=at.freight.dense[host_layers],
+        output_bytes=0 if with_gpu else load.output_bytes + tied_copy_bytes(problem),
+        staging_bytes=staging,
+    )
+
+
+def _with_host(
+    at: Situation,
+    devices: tuple[Gpu, ...],
+    runs: tuple[Run, ...],
+    *,
+    need: HostNeed,
+    left: tuple[PartBytes, ...],
+    gpu_bytes: int,
+    staged: bool,
+) -> Candidate:
+    """Fill RAM with the experts that are left, from the last layer on; the rest is on SSD."""
+    problem = at.problem
+    room = problem.rooms.host.usable_bytes
+    if problem.rooms.pool_bytes is not None:
+        room = min(room, problem.rooms.pool_bytes - problem.rooms.host.margin_bytes - gpu_bytes)
+    expert_room = room - need.total_bytes if Tier.RAM in problem.strategy.hierarchy else 0
+    limit = problem.cargo.ram_expert_limit_bytes
+    if limit is not None:
+        pinned = problem.cargo.pinned_expert_bytes.get(HOST, 0)
+        expert_room = min(expert_room, limit - pinned)
+    ram = _fill_ram(left, max(0, expert_room), split_layers=problem.strategy.split_layers)
+    fits = need.total_bytes <= room
+    if not problem.may_use_ssd and ram != left:
+        ram, fits = left, False
+    ram_bytes = sum(size for parts in ram for _, size in parts)
+    left_bytes = sum(size for parts in left for _, size in parts)
+    return Candidate(
+        devices=tuple(gpu.id for gpu in devices),
+        runs=runs,
+        host_layers=runs[0].first if runs else problem.cargo.layer_count,
+        has_staging=staged,
+        need=need,
+        room_bytes=room,
+        ram_parts=ram,
+        ssd_parts=tuple(
+            tuple(item for item in whole if item not in kept)
+            for whole, kept in zip(left, ram, strict=True)
+        ),
+        ram_expert_bytes=ram_bytes,
+        ssd_expert_bytes=left_bytes - ram_bytes,
+        remote_layers=sum(
+            run.end - run.first for gpu, run in zip(devices, runs, strict=True) if gpu.is_remote
+        ),
+        fits=fits,
+    )
+
+
+def _fill_ram(
+    left: tuple[PartBytes, ...], room_bytes: int, *, split_layers: bool
+) -> tuple[PartBytes, ...]:
+    kept: list[PartBytes] = [()] * len(left)
+    for index in range(len(left) - 1, -1, -1):
+        size = sum(part_bytes for _, part_bytes in left[index])
+        if size <= room_bytes:
+            kept[index] = left[index]
+            room_bytes -= size
+            continue
+        if split_layers:
+            kept[index] = first_fit(left[index], room_bytes)
+        break
+    return tuple(kept)

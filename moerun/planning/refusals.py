@@ -1,0 +1,198 @@
+"""Saying no: what is missing, what takes the most, and which changes were tried and fit.
+
+Knows: the changes worth trying, and that each is planned again before it is offered.
+Does not know: how errors are shown.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final, NoReturn
+
+from moerun.errors import DoesNotFit, PinConflict
+from moerun.machine.description import HOST
+from moerun.planning.assembly import layer_placements, ledger
+from moerun.planning.contexts import Choice, choose_context, ladder
+from moerun.planning.placement import Candidate, Problem, Situation, gpu_charges, pose
+from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
+from moerun.planning.strategy import Strategy, Tier, Toggle
+from moerun.units import MIB, format_gib
+
+_OFFERED: Final = 3
+_SMALL_MARGIN_BYTES: Final = 512 * MIB
+_SMALL_UBATCH_TOKENS: Final = 128
+
+
+def refuse(problem: Problem, choice: Choice) -> NoReturn:
+    """Raise PinConflict where pins are the cause, DoesNotFit with checked remedies otherwise."""
+    if choice.candidate is None:
+        raise _overfilled(problem, choice.at)
+    if problem.strategy.pins and _fits(problem, replace(problem.strategy, pins=())):
+        raise PinConflict(
+            f"{_what_is_missing(problem, choice.at, choice.candidate)}; without the pins it fits",
+            hint="drop pins to the cpu, or pin fewer tensors",
+        )
+    remedies = tuple(_checked_remedies(problem, choice))
+    shortfall = Shortfall(
+        device=HOST,
+        needed_bytes=choice.candidate.room_bytes + choice.candidate.short_bytes,
+        available_bytes=choice.candidate.room_bytes,
+        largest_charges=_largest(choice.at, choice.candidate),
+        would_fit=remedies,
+    )
+    raise DoesNotFit(
+        _what_is_missing(problem, choice.at, choice.candidate),
+        shortfalls=(shortfall,),
+        hint=_hint(remedies, choice.candidate),
+    )
+
+
+def _what_is_missing(problem: Problem, at: Situation, candidate: Candidate) -> str:
+    needed = candidate.room_bytes + candidate.short_bytes
+    margin = problem.rooms.host.margin_bytes
+    what = "what every token needs" if problem.may_use_ssd else "what stays off the GPUs"
+    return (
+        f"{problem.model.name} does not fit: {what} with {at.context_tokens:,} tokens of context "
+        f"takes {format_gib(needed)} of RAM, and {format_gib(max(0, candidate.room_bytes))} may be "
+        f"used ({problem.rooms.host.budget.because}, less a margin of {format_gib(margin)})"
+    )
+
+
+def _hint(remedies: tuple[Remedy, ...], candidate: Candidate) -> str:
+    if remedies:
+        return "this was checked to fit: " + "; or ".join(
+            f"{remedy.flag} ({remedy.explanation})" for remedy in remedies
+        )
+    return (
+        f"no setting makes it fit; {format_gib(candidate.short_bytes)} more memory would, "
+        "or a smaller quantization of the model"
+    )
+
+
+def _overfilled(problem: Problem, at: Situation) -> PinConflict:
+    """Say which GPU has more pinned to it than it can take."""
+    for room in problem.rooms.gpus:
+        pinned = problem.cargo.pinned_bytes(room.device)
+        if not pinned:
+            continue
+        charges = gpu_charges(
+            at, problem.machine.gpu(room.device), has_output=False, has_staging=False
+        )
+        fixed = sum(sized.size_bytes for _, sized in charges)
+        left = max(0, room.usable_bytes - fixed)
+        if pinned > left:
+            return PinConflict(
+                f"the pins put {format_gib(pinned)} on {problem.machine.label(room.device)}, and "
+                f"{format_gib(left)} are left there ({room.budget.because}, less a margin of "
+                f"{format_gib(room.margin_bytes)} and {format_gib(fixed)} for driver and compute "
+                "buffers); pin fewer tensors"
+            )
+    labels = ", ".join(
+        problem.machine.label(room.device)
+        for room in problem.rooms.gpus
+        if problem.cargo.pinned_bytes(room.device)
+    )
+    return PinConflict(
+        f"the pins leave no room on {labels} for a layer or the output beside them; pin fewer "
+        "tensors, or to fewer GPUs"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    remedy: Remedy
+    strategy: Strategy
+
+
+def _checked_remedies(problem: Problem, choice: Choice) -> Iterator[Remedy]:
+    """Yield the first few changes with which the model was planned and fits."""
+    shorter = _shorter_contexts(problem.strategy, choice.at.context_tokens)
+    longest = next((change for change in shorter if _fits(problem, change.strategy)), None)
+    found = 0 if longest is None else 1
+    if longest is not None:
+        yield longest.remedy
+    for change in _changes(problem.strategy):
+        if found < _OFFERED and _fits(problem, change.strategy):
+            yield change.remedy
+            found += 1
+
+
+def _changes(strategy: Strategy) -> Iterator[_Change]:
+    if Tier.SSD not in strategy.hierarchy:
+        yield _Change(
+            remedy=Remedy(
+                flag="--hierarchy " + ",".join([*map(str, strategy.hierarchy), "ssd"]),
+                explanation="experts that find no room stay on SSD",
+            ),
+            strategy=replace(strategy, hierarchy=(*strategy.hierarchy, Tier.SSD)),
+        )
+    if strategy.load_mode is not None:
+        yield _Change(
+            remedy=Remedy(flag="--load-mode mmap", explanation="the file is mapped, not copied"),
+            strategy=replace(strategy, load_mode=None),
+        )
+    if strategy.ram_limit is not None:
+        yield _Change(
+            remedy=Remedy(flag="--ram auto", explanation="all available memory may be used"),
+            strategy=replace(strategy, ram_limit=None),
+        )
+    if strategy.vram_limit is not None:
+        yield _Change(
+            remedy=Remedy(flag="--vram auto", explanation="all free VRAM may be used"),
+            strategy=replace(strategy, vram_limit=None),
+        )
+    yield from _smaller(strategy)
+
+
+def _shorter_contexts(strategy: Strategy, context_tokens: int) -> Iterator[_Change]:
+    """Yield contexts below a fixed one, longest first."""
+    if strategy.context_tokens is None:
+        return
+    for tokens in reversed(ladder(context_tokens)):
+        if tokens < context_tokens:
+            yield _Change(
+                remedy=Remedy(flag=f"--ctx {tokens}", explanation=f"{tokens:,} tokens of context"),
+                strategy=replace(strategy, context_tokens=tokens),
+            )
+
+
+def _smaller(strategy: Strategy) -> Iterator[_Change]:
+    is_default = (strategy.kv_encoding_k, strategy.kv_encoding_v) == ("F16", "F16")
+    if is_default and strategy.flash_attention is not Toggle.OFF:
+        yield _Change(
+            remedy=Remedy(flag="--kv-type q8_0", explanation="KV cache of half the size"),
+            strategy=replace(strategy, kv_encoding_k="Q8_0", kv_encoding_v="Q8_0"),
+        )
+    margin = strategy.host_margin_bytes
+    if (strategy.default_host_margin_bytes if margin is None else margin) > _SMALL_MARGIN_BYTES:
+        yield _Change(
+            remedy=Remedy(flag="--host-margin 512M", explanation="less memory is kept free"),
+            strategy=replace(strategy, host_margin_bytes=_SMALL_MARGIN_BYTES),
+        )
+    if strategy.ubatch_tokens > _SMALL_UBATCH_TOKENS:
+        yield _Change(
+            remedy=Remedy(
+                flag=f"--ubatch {_SMALL_UBATCH_TOKENS}",
+                explanation="smaller compute buffers, prompts are read slower",
+            ),
+            strategy=replace(strategy, ubatch_tokens=_SMALL_UBATCH_TOKENS),
+        )
+
+
+def _fits(problem: Problem, strategy: Strategy) -> bool:
+    """Whether the model fits with another strategy: plans it."""
+    try:
+        return choose_context(pose(problem.model, problem.machine, strategy, problem.measured)).fits
+    except PinConflict:
+        return False
+
+
+def _largest(at: Situation, candidate: Candidate) -> tuple[Charge, ...]:
+    """Return the kinds of charge that take the most host memory, largest first."""
+    layers = layer_placements(at, candidate)
+    written = ledger(at, candidate, layers)
+    charges = [
+        Charge(device=HOST, kind=kind, size_bytes=size, confidence=Confidence.DERIVED)
+        for kind, size in written.by_kind(HOST)
+        if kind is not ChargeKind.MARGIN
+    ]
+    return tuple(sorted(charges, key=lambda charge: -charge.size_bytes)[:4])
