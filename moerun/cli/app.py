@@ -1,0 +1,134 @@
+"""The door of the program: `moerun`, its verbs, and what every failure looks like.
+
+Knows: exit codes, broken pipes, Ctrl-C, the log of a fault, `--version`.
+Does not know: what any verb does; verbs are imported when they are called.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import typer
+from typer.exceptions import TyperException
+
+from moerun.cli.verbs import VerbGroup
+from moerun.errors import EXIT_BUG, EXIT_INTERRUPTED, MoerunError
+from moerun.report.plain import error_lines, printable
+
+DEBUG_VARIABLE: Final = "MOERUN_DEBUG"
+_NAME: Final = "moerun"
+_HELP_NAMES: Final = ["-h", "--help"]
+
+app = typer.Typer(
+    cls=VerbGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    invoke_without_command=True,
+    context_settings={"help_option_names": _HELP_NAMES},
+)
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the versions of moerun and its engine.")
+    ] = False,
+) -> None:
+    """Run Mixture-of-Experts models that are larger than the machine's memory."""
+    if version:
+        from moerun.cli.version import version_lines
+
+        typer.echo("\n".join(version_lines()))
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code; only faults of the interpreter get out."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 0
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except (MoerunError, TyperException) as error:
+        return _report(error)
+    except typer.Abort:  # end of input, or Ctrl-C, at a question
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        return _report_fault(error)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    """Parse and run. Not by `app()`, which would show errors its own way and exit 1 on a pipe."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context(_NAME, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as ending:
+        return ending.exit_code
+    return 0
+
+
+def _report(error: MoerunError | TyperException) -> int:
+    """Print an expected failure to standard error and return its code."""
+    _show_traceback_if_asked()
+    if isinstance(error, MoerunError):
+        _say(*error_lines(error))
+    else:
+        _say(f"Error: {printable(error.format_message())}", *_help_hint(error))
+    return error.exit_code
+
+
+def _help_hint(error: TyperException) -> tuple[str, ...]:
+    context = getattr(error, "ctx", None)
+    if context is None:
+        return ()
+    return (f"Hint: '{context.command_path} --help' lists what there is",)
+
+
+def _report_fault(error: Exception) -> int:
+    """Write the traceback of a fault of our own to a log and print one sentence."""
+    from moerun.cli.fault_log import write_fault_log
+
+    _show_traceback_if_asked()
+    what = printable(f"{type(error).__name__}: {error}")[:200]
+    try:
+        place = f"the details are in {printable(str(write_fault_log(error)))}"
+    except (MoerunError, OSError) as trouble:
+        place = f"its log could not be written ({printable(str(trouble))}); "
+        place += f"{DEBUG_VARIABLE}=1 shows the details"
+    _say(f"Error: moerun met a fault of its own ({what}); {place}")
+    return EXIT_BUG
+
+
+def _show_traceback_if_asked() -> None:
+    if os.environ.get(DEBUG_VARIABLE, "").strip().lower() not in ("", "0", "false", "no"):
+        import traceback
+
+        _say(*traceback.format_exc().rstrip().splitlines())
+
+
+def _say(*lines: str) -> None:
+    """Print to standard error; there is nobody left to tell when that is closed."""
+    try:
+        sys.stderr.write("".join(f"{line}\n" for line in lines))
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+
+
+def _drop_output() -> None:
+    """Point standard output nowhere, so that the interpreter's last flush fails on nothing."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return

@@ -1,0 +1,88 @@
+"""The verbs of the command line: their rows in the help, and where each lives until it is called.
+
+A verb is the module `moerun.cli.<name>` with a function of that name, which typer makes a command
+of. Importing a verb only when it is called keeps `--help` quick, so the rows stand here; a test
+holds them to the first lines of the functions' docstrings.
+
+Knows: the list, and how a command is built from its module.
+Does not know: what a verb does, or how errors are shown.
+"""
+
+import importlib
+from typing import Any, Final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+SUMMARIES: Final[dict[str, str]] = {
+    "run": "Answer a prompt, or hold a conversation.",
+    "plan": "Show where a model would go, without loading it.",
+    "stat": "Show what the running models use.",
+    "doctor": "Look at the machine and at the engine.",
+    "config": "Show every setting with its origin.",
+}
+GENERAL_VARIABLES: Final[dict[str, str]] = {
+    "MOERUN_CONFIG_DIR": "folder of your config.yaml",
+    "MOERUN_STATE_DIR": "folder for records of running models and for logs",
+    "MOERUN_DEBUG": "1 shows the traceback of an error",
+    "NO_COLOR": "any value: print without colour",
+}
+
+
+class VerbCommand(TyperCommand):
+    """A command whose help ends with the environment variables that affect it."""
+
+    variables: dict[str, str]
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the variables as a list of their own."""
+        _write_variables(self.variables, formatter)
+
+
+class VerbGroup(TyperGroup):
+    """The root command: it knows the verbs by name and imports the one that is called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order of the help."""
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one verb; None when there is no such."""
+        return build_verb(cmd_name) if cmd_name in SUMMARIES else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Let the group suggest the nearest name for a mistyped one."""
+        self.commands = dict.fromkeys(SUMMARIES, _UNLOADED)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the table of verbs without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Write the variables that affect every verb."""
+        _write_variables(GENERAL_VARIABLES, formatter)
+
+
+def build_verb(name: str) -> VerbCommand:
+    """Import the module of a verb and make a command of its function.
+
+    The module may hold `VARIABLES`, a dictionary of the environment variables that affect this
+    verb beside the general ones.
+    """
+    module = importlib.import_module(f"moerun.cli.{name}")
+    holder = typer.Typer(add_completion=False, rich_markup_mode=None)
+    holder.command(name=name, cls=VerbCommand)(getattr(module, name))
+    command = typer.main.get_command(holder)
+    assert isinstance(command, VerbCommand)
+    command.variables = {**getattr(module, "VARIABLES", {}), **GENERAL_VARIABLES}
+    return command
+
+
+_UNLOADED: Final[Any] = None  # stands for a command that is known by name only
+
+
+def _write_variables(variables: dict[str, str], formatter: Any) -> None:
+    with formatter.section("Environment"):
+        formatter.write_dl(list(variables.items()))
