@@ -40,7 +40,8 @@ def layer_states(keys: Keys, hyper: HyperParameters) -> tuple[LayerState, ...]:
     if name == "deepseek4":
         return _compressed_states(keys, hyper)
     attends, recurs = _membership(name, hyper)
-    shapes = _Shapes(keys=keys, hyper=hyper)
+    widest = max(hyper.value_values(layer) for layer in range(hyper.block_count))
+    shapes = _Shapes(keys=keys, hyper=hyper, widest_value_values=widest)
     row = shapes.recurrent_row() if any(recurs) else None
     return tuple(
         LayerState(
@@ -86,6 +87,7 @@ class _Shapes:
 
     keys: Keys
     hyper: HyperParameters
+    widest_value_values: int
 
     def attention(self, layer: int) -> AttentionSpec | LatentSpec | None:
         """Return what the cache of a layer keeps; None where it shares another layer's."""
@@ -111,9 +113,7 @@ class _Shapes:
             window_tokens=window,
             indexer_key_length=indexer_length,
             indexer_value_length=self.hyper.head_value_length(layer) if keeps_value else 0,
-            widest_value_values=max(
-                self.hyper.value_values(each) for each in range(self.hyper.block_count)
-            ),
+            widest_value_values=self.widest_value_values,
         )
 
     def recurrent_row(self) -> RecurrentSpec:

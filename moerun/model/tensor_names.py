@@ -10,6 +10,7 @@ Does not know: architectures, sizes, or which encodings an operation can read.
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from moerun.model.description import ExpertPart, TensorRole
@@ -120,6 +121,7 @@ _ELEMENTWISE: Final = frozenset(
 )
 
 
+@lru_cache(maxsize=8192)
 def meaning(name: str) -> TensorMeaning:
     """Return what a tensor of that name does; unknown names have the role OTHER."""
     block = _BLOCK.fullmatch(name)
