@@ -384,6 +384,22 @@ def test_empty_files_and_headings_over_comments_set_nothing(folders):
     assert loaded.settings.strategy.context_tokens == 300
 
 
+def test_a_named_file_takes_the_place_of_both(folders, tmp_path: Path):
+    (folders[0] / "config.yaml").write_text("context: 300\n")
+    (folders[1] / "moerun.yaml").write_text("batch: 600\n")
+    named = tmp_path / "named.yaml"
+    named.write_text("workers: [a:1]\nmemory_strategy:\n  ssd_cache_path: cache\n")
+    loaded = load_settings(
+        {"threads": "3"}, file=named, environment={}, folder=folders[1], user_folder=folders[0]
+    )
+    assert loaded.settings.workers == ("a:1",)
+    assert loaded.settings.strategy.ssd_cache_path == str(tmp_path / "cache")
+    assert loaded.origin("workers") == f"{named}:1"
+    assert (loaded.origin("context"), loaded.origin("batch")) == ("default", "default")
+    with pytest.raises(ConfigError, match="no such file"):
+        load_settings(file=tmp_path / "absent.yaml", environment={}, folder=folders[1])
+
+
 def test_variables_that_look_like_settings_are_noted(folders):
     loaded = load(folders, MOERUN_VRAM_LIMT="8G", MOERUN_DEBUG="1", MOERUN_STATE_DIR="/x", PATH="")
     assert loaded.notes == ("MOERUN_VRAM_LIMT is not a setting; did you mean MOERUN_VRAM_LIMIT?",)

@@ -54,6 +54,7 @@ class _Assignment:
 def load_settings(
     flags: Mapping[str, object] | None = None,
     *,
+    file: Path | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     user_folder: Path | None = None,
@@ -61,7 +62,8 @@ def load_settings(
     """Return the settings of all layers; later layers win, key by key.
 
     `flags` holds what the command line gave, by key (`vram_limit`, `pins`, `context`); None and
-    an empty tuple mean that the flag was not given. Raises ConfigError naming key and origin.
+    an empty tuple mean that the flag was not given. `file` takes the place of both files, and may
+    set what the user's may. Raises ConfigError naming key and origin.
     """
     environment = os.environ if environment is None else environment
     folder = folder or Path.cwd()
@@ -69,8 +71,7 @@ def load_settings(
     settings = Settings()
     origins = {key.name: DEFAULT_ORIGIN for key in KEYS}
     layers = (
-        _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
-        _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
+        *_of_files(file, folder, user_folder),
         _of_environment(environment, folder),
         _of_flags(flags or {}, folder),
     )
@@ -118,6 +119,20 @@ def later_notice(settings: Settings) -> str | None:
         return None
     verb = "has" if len(keys) == 1 else "have"
     return f"{', '.join(keys)} {verb} no effect yet: experts are not streamed in this version"
+
+
+def _of_files(
+    file: Path | None, folder: Path, user_folder: Path
+) -> tuple[Iterator[_Assignment], ...]:
+    """Return the layers of files: the one that was named, else the user's and the project's."""
+    if file is not None:
+        if not file.exists():
+            raise _error(str(file), "there is no such file")
+        return (_of_file(file, str(file)),)
+    return (
+        _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
+        _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
+    )
 
 
 def _of_file(path: Path, origin: str, *, is_of_project: bool = False) -> Iterator[_Assignment]:

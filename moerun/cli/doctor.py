@@ -1,0 +1,78 @@
+"""`moerun doctor`: the machine as a plan sees it, and whether the engine is what it should be.
+
+Ask the engine and the machine, decide nothing, tell all of it.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from moerun.engine.self_check import SelfCheck
+    from moerun.machine.description import Machine
+
+
+def doctor(
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document, which `plan --machine` reads."),
+    ] = False,
+) -> None:
+    """Look at the machine and at the engine.
+
+    Shows GPUs, memory, processor and storage as a plan sees them, and checks that the engine
+    computes what it should. Exits with 6 when the engine is missing or not as it should be.
+    """
+    from moerun.engine.self_check import run_self_check
+    from moerun.errors import EngineError
+
+    machine = _look()
+    check = run_self_check()
+    if as_json:
+        _print_json(machine, check)
+    else:
+        _print_lines(machine, check)
+    if not check.is_sound:
+        raise typer.Exit(EngineError.exit_code)
+
+
+def _look() -> "Machine":
+    """Return the machine; settings that cannot be used are a note, for a doctor must not fail."""
+    from dataclasses import replace
+
+    from moerun.cli.machine import look_at_machine
+    from moerun.errors import ConfigError
+    from moerun.settings.load import load_settings
+
+    try:
+        loaded = load_settings()
+    except ConfigError as error:
+        machine = look_at_machine(asks_always=True)
+        note = f"the settings cannot be used: {error.message}"
+        return replace(machine, notes=(note, *machine.notes))
+    machine = look_at_machine(workers=loaded.settings.workers, asks_always=True)
+    return replace(machine, notes=(*loaded.notes, *machine.notes))
+
+
+def _print_json(machine: "Machine", check: "SelfCheck") -> None:
+    import json
+
+    from moerun.machine.document import machine_document
+
+    document = machine_document(machine, check)
+    document["self_check"]["is_sound"] = check.is_sound
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _print_lines(machine: "Machine", check: "SelfCheck") -> None:
+    from rich.console import Console
+
+    from moerun.report.doctor_view import CheckLine, doctor_lines
+
+    checks = tuple(
+        CheckLine(name=finding.name, is_ok=finding.is_ok, detail=finding.detail)
+        for finding in check.findings
+    )
+    console = Console(highlight=False)
+    for line in doctor_lines(machine, engine_version=check.engine_version, checks=checks):
+        console.print(line, soft_wrap=True)

@@ -1,0 +1,70 @@
+"""Looking at the machine for a verb: what the engine lists and what the system tells, as one.
+
+Knows: when the engine need not be asked, and that what fails on the way is a note.
+Does not know: how devices are matched, or what will be planned.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from moerun.machine.description import EngineDevice, Machine
+
+# Backends whose devices are none of their own memory; an engine with no other lists no GPU.
+_WITHOUT_GPU: Final = frozenset(("cpu", "blas", "rpc"))
+
+
+def look_at_machine(
+    *,
+    model_path: Path | None = None,
+    workers: tuple[str, ...] = (),
+    asks_always: bool = False,
+) -> "Machine":
+    """Return the machine with the engine's devices and those of the workers that answer.
+
+    Asking the engine takes a process and half a second, so an engine built for the processor
+    alone is asked only when there are workers, or with `asks_always`.
+    """
+    from dataclasses import replace
+
+    from moerun.machine.probe import probe_machine
+
+    notes: list[str] = []
+    must_ask = bool(workers) or asks_always or _may_have_gpus()
+    devices = _ask_engine(workers, notes) if must_ask else ()
+    machine = probe_machine(model_path=model_path, engine_devices=devices)
+    return replace(machine, notes=(*notes, *machine.notes))
+
+
+def _may_have_gpus() -> bool:
+    """Whether the engine could list a GPU; an unusual build, or none, is asked to be sure."""
+    from moerun.cli.version import installed_backends
+
+    backends = frozenset(installed_backends())
+    return "cpu" not in backends or not backends <= _WITHOUT_GPU
+
+
+def _ask_engine(workers: tuple[str, ...], notes: list[str]) -> "tuple[EngineDevice, ...] | None":
+    """Ask the engine, each worker on its own, so that one that is away hides no other."""
+    from moerun.engine.child_probe import probe_engine
+    from moerun.errors import EngineError
+
+    reachable: list[str] = []
+    for worker in workers:
+        try:
+            probe_engine(workers=(worker,))
+        except EngineError as error:
+            notes.append(_sentence(error.message))
+        else:
+            reachable.append(worker)
+    try:
+        return probe_engine(workers=tuple(reachable)).devices
+    except EngineError as error:
+        if _sentence(error.message) not in notes:
+            notes.append(_sentence(error.message))
+        return None
+
+
+def _sentence(message: str) -> str:
+    """Return a message as a note, which has no full stop."""
+    return message.rstrip(".")
