@@ -45,7 +45,7 @@ _OUT_OF_MEMORY: Final = (
     re.compile(r"failed to allocate buffer, size = *(?P<mib>[\d.]+) MiB"),
     re.compile(r"failed to allocate output buffer of size (?P<mib>[\d.]+) MiB"),
     re.compile(r"failed to allocate buffer of size (?P<bytes>\d+)"),
-    re.compile(r"failed to allocate \S+ buffer '?\w*'? of size (?P<bytes>\d+)"),
+    re.compile(r"memory allocation of size (?P<bytes>\d+) failed"),
     re.compile(r"unable to allocate (?P<buffer>\S+) buffer"),
     re.compile(r"failed to allocate (buffer|compute|graph|memory|context)"),
     re.compile(r"out of memory|ErrorOutOfDeviceMemory|ErrorOutOfHostMemory|bad_alloc"),
