@@ -146,9 +146,9 @@ def test_a_model_that_is_not_there_yet_counts_for_its_nearest_folder(tmp_path: P
     assert storage.kind is StorageKind.NVME
 
 
-@pytest.mark.parametrize("system", ["Darwin", "Windows"])
-def test_other_systems_tell_only_what_is_free(tmp_path: Path, system: str):
+@pytest.mark.parametrize(("system", "name"), [("Darwin", "macOS"), ("Windows", "Windows")])
+def test_other_systems_tell_only_what_is_free(tmp_path: Path, system: str, name: str):
     storage, notes = probe_storage(tmp_path, root=tmp_path, system=system)
     assert storage.kind is StorageKind.UNKNOWN
     assert storage.free_bytes > 0
-    assert system in notes[0]
+    assert name in notes[0]

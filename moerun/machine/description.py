@@ -21,6 +21,11 @@ DARWIN: Final = "Darwin"
 WINDOWS: Final = "Windows"
 
 
+def system_name(system: str) -> str:
+    """Return what people call a system: macOS where Python says Darwin."""
+    return "macOS" if system == DARWIN else system
+
+
 def is_gpu(device: DeviceId) -> bool:
     """Whether the id names a device of its own, local or remote."""
     return device.startswith(GPU_PREFIX)

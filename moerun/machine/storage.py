@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from moerun.errors import ProbeFailed
-from moerun.machine.description import LINUX, Storage, StorageKind
+from moerun.machine.description import LINUX, Storage, StorageKind, system_name
 from moerun.machine.mounts import Mount, read_mounts, read_text
 
 _NETWORK_FILESYSTEMS: Final = frozenset(
@@ -43,7 +43,7 @@ def probe_storage(path: Path, *, root: Path, system: str) -> tuple[Storage, tupl
             f"the free space of {folder} could not be read: {error.strerror or error}"
         ) from error
     if system != LINUX:
-        note = f"{system} does not tell the kind of the storage under {folder}"
+        note = f"{system_name(system)} does not tell the kind of the storage under {folder}"
         return _unknown_storage(folder, free_bytes), (note,)
     mount = mount_of(path if path.exists() else folder, read_mounts(root))
     if mount is None:

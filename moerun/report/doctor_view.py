@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
-from moerun.machine.description import Gpu, Host, Machine, Storage, StorageKind
+from moerun.machine.description import Gpu, Host, Machine, Storage, StorageKind, system_name
 from moerun.report.plain import printable
 from moerun.units import format_gib
 
@@ -89,7 +89,9 @@ def _host_lines(host: Host) -> Iterator[Text]:
     cores = (
         "1 physical core" if host.physical_cores == 1 else f"{host.physical_cores} physical cores"
     )
-    yield _labelled("Processor", f"{host.processor or 'unknown'} · {cores} · {host.system}")
+    yield _labelled(
+        "Processor", f"{host.processor or 'unknown'} · {cores} · {system_name(host.system)}"
+    )
 
 
 def _storage_text(storage: Storage) -> str:
