@@ -161,7 +161,7 @@ _EVENTS: Final[dict[str, type[Event]]] = {
 
 
 class RunnerFault(Exception):
-    """Something unexpected in the runner: a bug, told with the child's traceback."""
+    """Something unexpected in the runner: a bug; its note is the traceback of the child."""
 
 
 def encode(number: int | None, message: Message) -> bytes:
@@ -222,7 +222,9 @@ def fault_of(traceback: str) -> Failed:
 def error_of(failed: Failed) -> MoerunError | RunnerFault:
     """Rebuild the error that an event tells of."""
     if failed.kind == _FAULT:
-        return RunnerFault(failed.message)
+        fault = RunnerFault(failed.message.rstrip().rpartition("\n")[2])
+        fault.add_note(failed.message)
+        return fault
     kind = getattr(errors, failed.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, MoerunError)):
         return RunnerFault(f"{failed.kind}: {failed.message}")

@@ -1,0 +1,177 @@
+"""The procedure of loading: decide, measure, decide again, load, and once more when it is full.
+
+Beliefs cost nothing to check here: the engine lays everything out in a dry run first, and the plan
+is made again with what it said. A device that runs out of memory all the same, because something
+else took it meanwhile, gets one more plan with a larger margin.
+
+Knows: the order of the steps, and how margins grow.
+Does not know: how a plan is found, what the arguments mean, or how anything is shown.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from moerun.engine.arguments import EngineArgs
+from moerun.engine.interface import LoadReport
+from moerun.errors import EngineOutOfMemory, PlanError
+from moerun.machine.description import HOST, DeviceId
+from moerun.planning.plan import Measurements, Plan
+from moerun.planning.strategy import Strategy
+from moerun.units import format_gib
+
+_MOST_DRY_RUNS: Final = 3
+_MARGIN_STEP_PARTS: Final = 10  # of what the device may be charged
+
+
+class LoadingRunner(Protocol):
+    """What is asked of a runner while loading."""
+
+    def measure(self, args: EngineArgs) -> Measurements:
+        """Ask the engine what the arguments would allocate."""
+        ...
+
+    def load(
+        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+    ) -> LoadReport:
+        """Load."""
+        ...
+
+    def restart(self) -> None:
+        """Start again with a fresh process."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deciding:
+    """The functions that decide: a plan for a strategy and what was measured, its arguments."""
+
+    plan: Callable[[Strategy, Measurements | None], Plan]
+    arguments: Callable[[Plan], EngineArgs]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Voice:
+    """How the procedure speaks: a plan before it is loaded, a warning, the progress."""
+
+    announce: Callable[[Plan], None]
+    warn: Callable[[str], None]
+    progress: Callable[[float], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A model in memory: the plan that was carried out, its arguments, what loading gave."""
+
+    plan: Plan
+    args: EngineArgs
+    report: LoadReport
+
+
+def load_as_planned(
+    runner: LoadingRunner, strategy: Strategy, *, deciding: Deciding, voice: Voice
+) -> Loaded:
+    """Load by a measured plan; when a device is full, once more by one with a larger margin.
+
+    Raises PlanError when nothing fits, EngineOutOfMemory when the second plan does not fit
+    either, and whatever the engine refuses.
+    """
+    plan = measured_plan(runner, strategy, deciding=deciding)
+    try:
+        return _load(runner, plan, deciding, voice)
+    except EngineOutOfMemory as full:
+        device = _full_device(full, plan)
+        careful = with_larger_margin(strategy, plan, device)
+        voice.warn(_say_again(full, device, strategy, careful))
+        runner.restart()  # what the failed load left on the device goes with its process
+        try:
+            plan = measured_plan(runner, careful, deciding=deciding)
+        except PlanError as error:
+            raise _give_up(full, f"and no plan leaves more free: {error.message}") from full
+    try:
+        return _load(runner, plan, deciding, voice)
+    except EngineOutOfMemory as full:
+        raise _give_up(full, "also with a larger margin.") from full
+
+
+def measured_plan(runner: LoadingRunner, strategy: Strategy, *, deciding: Deciding) -> Plan:
+    """Return a plan that was made with the engine's own figures for its own shape.
+
+    Figures hold for one context, micro-batch and count of layers on each device, so a plan that
+    they change in these is measured again.
+    """
+    plan = deciding.plan(strategy, None)
+    for _ in range(_MOST_DRY_RUNS):
+        measured = runner.measure(deciding.arguments(plan))
+        shape = _shape(plan)
+        plan = deciding.plan(strategy, measured)
+        if _shape(plan) == shape:
+            break
+    return plan
+
+
+def with_larger_margin(strategy: Strategy, plan: Plan, device: DeviceId) -> Strategy:
+    """Return the strategy with twice the margin on the kind of device, and at least a tenth more.
+
+    The tenth is of what the device may be charged.
+    """
+    budget = next((b.budget_bytes for b in plan.budgets if b.device == device), 0)
+    step_bytes = budget // _MARGIN_STEP_PARTS
+    now_bytes = _margin_bytes(strategy, device)
+    larger_bytes = max(2 * now_bytes, now_bytes + step_bytes)
+    if device == HOST:
+        return replace(strategy, host_margin_bytes=larger_bytes)
+    return replace(strategy, gpu_margin_bytes=larger_bytes)
+
+
+def _load(runner: LoadingRunner, plan: Plan, deciding: Deciding, voice: Voice) -> Loaded:
+    args = deciding.arguments(plan)
+    voice.announce(plan)
+    report = runner.load(args, on_progress=voice.progress)
+    return Loaded(plan=plan, args=args, report=report)
+
+
+def _shape(plan: Plan) -> object:
+    counts = dict.fromkeys(plan.devices, 0)
+    for layer in plan.layers:
+        if layer.dense in counts:
+            counts[layer.dense] += 1
+    return plan.context_tokens, plan.ubatch_tokens, tuple(sorted(counts.items()))
+
+
+def _full_device(full: EngineOutOfMemory, plan: Plan) -> DeviceId:
+    """Return the device that the engine named, the likeliest one when it named none."""
+    if full.device in (HOST, *plan.devices):
+        return DeviceId(full.device or HOST)
+    return plan.devices[0] if plan.devices else HOST
+
+
+def _margin_bytes(strategy: Strategy, device: DeviceId) -> int:
+    if device == HOST:
+        own = strategy.host_margin_bytes
+        return strategy.default_host_margin_bytes if own is None else own
+    own = strategy.gpu_margin_bytes
+    return strategy.default_gpu_margin_bytes if own is None else own
+
+
+def _say_again(full: EngineOutOfMemory, device: DeviceId, before: Strategy, after: Strategy) -> str:
+    asked = (
+        f" ({format_gib(full.requested_bytes)} more were asked for)"
+        if (full.requested_bytes)
+        else ""
+    )
+    return (
+        f"{device} ran out of memory while loading{asked}; planning once more with "
+        f"{format_gib(_margin_bytes(after, device))} kept free on it instead of "
+        f"{format_gib(_margin_bytes(before, device))}."
+    )
+
+
+def _give_up(full: EngineOutOfMemory, why: str) -> EngineOutOfMemory:
+    return EngineOutOfMemory(
+        f"{full.message.rstrip('.')}, {why}",
+        device=full.device,
+        requested_bytes=full.requested_bytes,
+        hint="pass a smaller --ctx, a lower --vram or --ram, or end other programs that use "
+        "the memory",
+    )

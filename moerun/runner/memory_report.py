@@ -1,0 +1,284 @@
+"""What was planned, what the engine reported and what the system sees, side by side.
+
+The engine reports one buffer for all weights of a device. Expert bytes are exact from the header,
+so the report gives experts what the plan gives them and dense weights the rest. A mapped host
+buffer spans the file from the first weight to the last that the processor uses: experts left on
+SSD are in it, and weights between them that lie on GPUs, which are no memory of the host's.
+
+What can be observed is coarser: on a GPU one figure for the process, on the host the private
+memory (caches, compute, the program itself) and the pages of the model's files that are in memory
+now. `unaccounted_bytes` is what is observed and no row explains.
+
+Knows: how ledger, buffers and samples are compared.
+Does not know: where they come from, or how they are shown.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from moerun.engine.arguments import BufferReport
+from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
+from moerun.planning.plan import ChargeKind, Ledger
+from moerun.runner.statistics import MemorySample
+
+
+class RowKind(StrEnum):
+    """What memory is used for, as `stat` shows it."""
+
+    DENSE = "dense"
+    EXPERTS = "experts"
+    KV = "kv"
+    COMPUTE = "compute"
+    RUNTIME = "runtime"
+
+
+CHARGES_OF_ROW: Final = {
+    RowKind.DENSE: (ChargeKind.DENSE_WEIGHTS,),
+    RowKind.EXPERTS: (ChargeKind.EXPERT_WEIGHTS,),
+    RowKind.KV: (ChargeKind.KV_CACHE, ChargeKind.RECURRENT_STATE),
+    RowKind.COMPUTE: (ChargeKind.COMPUTE,),
+    RowKind.RUNTIME: (ChargeKind.RUNTIME, ChargeKind.STAGING),
+}
+# The name of the buffer that wraps the loader's mapping: `CPU_Mapped` —
+# ggml_backend_cpu_buffer_from_ptr, ggml/src/ggml-backend.cpp @ 0.3.36 — checked by
+# tests/engine/test_run_end_to_end.py.
+_MAPPED_SUFFIX: Final = "_Mapped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRow:
+    """One use on one device; None where the engine or the system does not tell it apart."""
+
+    device: DeviceId
+    kind: RowKind
+    planned_bytes: int
+    reported_bytes: int | None
+    observed_bytes: int | None = None
+
+    @property
+    def drift_fraction(self) -> float | None:
+        """How far the report is from the plan, as a share of the plan."""
+        if self.reported_bytes is None or not self.planned_bytes:
+            return None
+        return (self.reported_bytes - self.planned_bytes) / self.planned_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceMemory:
+    """One device: its rows and their sums. Of `ssd`, what is observed is in RAM at present.
+
+    `observed_bytes` is of this process; on the host it is what it holds privately plus the
+    model's pages that count as RAM. `mean` and `peak` are over all samples.
+    """
+
+    device: DeviceId
+    rows: tuple[MemoryRow, ...]
+    planned_bytes: int
+    reported_bytes: int | None
+    observed_bytes: int | None
+    peak_bytes: int | None
+    mean_bytes: float | None
+    unaccounted_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostUse:
+    """Host memory of the process, told twice; see `MemorySample`."""
+
+    resident_bytes: int
+    private_bytes: int | None
+    file_backed_bytes: int | None
+    model_resident_bytes: int | None
+    proportional_bytes: int | None
+    swapped_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryReport:
+    """All devices that the plan or the engine names, and the host's use."""
+
+    devices: tuple[DeviceMemory, ...]
+    host: HostUse | None
+
+    @property
+    def drift_fraction(self) -> float | None:
+        """The largest difference between plan and report of any row, None without a report."""
+        drifts = [row.drift_fraction for device in self.devices for row in device.rows]
+        known = [abs(drift) for drift in drifts if drift is not None]
+        return max(known) if known else None
+
+
+def compare(
+    ledger: Ledger, buffers: tuple[BufferReport, ...], samples: tuple[MemorySample, ...]
+) -> MemoryReport:
+    """Lay plan, report and observation side by side; the last sample is the one shown."""
+    named = {charge.device for charge in ledger.charges if charge.kind is not ChargeKind.MARGIN}
+    named |= {buffer.device for buffer in buffers if buffer.device is not None}
+    devices = sorted(named, key=lambda device: (device == SSD, device == HOST, device))
+    return MemoryReport(
+        devices=tuple(_device(device, ledger, buffers, samples) for device in devices),
+        host=_host_use(samples[-1]) if samples else None,
+    )
+
+
+def _device(
+    device: DeviceId,
+    ledger: Ledger,
+    buffers: tuple[BufferReport, ...],
+    samples: tuple[MemorySample, ...],
+) -> DeviceMemory:
+    observed = [_observed_bytes(device, sample, ledger, buffers) for sample in samples]
+    known = [size_bytes for size_bytes in observed if size_bytes is not None]
+    last = samples[-1] if samples else None
+    rows = tuple(
+        row
+        for kind in RowKind
+        if (row := _row(device, kind, ledger, buffers, last)).planned_bytes or row.reported_bytes
+    )
+    reported = [row.reported_bytes for row in rows if row.reported_bytes is not None]
+    return DeviceMemory(
+        device=device,
+        rows=rows,
+        planned_bytes=sum(row.planned_bytes for row in rows),
+        reported_bytes=sum(reported) if reported else None,
+        observed_bytes=observed[-1] if observed else None,
+        peak_bytes=max(known) if known else None,
+        mean_bytes=sum(known) / len(known) if known else None,
+        unaccounted_bytes=_unaccounted_bytes(device, rows, last, ledger, buffers),
+    )
+
+
+def _row(
+    device: DeviceId,
+    kind: RowKind,
+    ledger: Ledger,
+    buffers: tuple[BufferReport, ...],
+    sample: MemorySample | None,
+) -> MemoryRow:
+    planned_bytes = sum(ledger.kind_bytes(device, charge) for charge in CHARGES_OF_ROW[kind])
+    observed_bytes = None
+    if device == SSD and kind is RowKind.EXPERTS and sample is not None:
+        observed_bytes = _observed_bytes(SSD, sample, ledger, buffers)
+    return MemoryRow(
+        device=device,
+        kind=kind,
+        planned_bytes=planned_bytes,
+        reported_bytes=_reported_bytes(device, kind, planned_bytes, ledger, buffers),
+        observed_bytes=observed_bytes,
+    )
+
+
+def _reported_bytes(
+    device: DeviceId,
+    kind: RowKind,
+    planned_bytes: int,
+    ledger: Ledger,
+    buffers: tuple[BufferReport, ...],
+) -> int | None:
+    """Return the engine's own figure; None for what it never reports."""
+    if not buffers:
+        return None
+    match kind:
+        case RowKind.RUNTIME:
+            return None
+        case RowKind.KV:
+            return _sum(buffers, device, "kv", "recurrent")
+        case RowKind.COMPUTE:
+            return _sum(buffers, device, "compute", "output")
+        case RowKind.EXPERTS | RowKind.DENSE:
+            experts_bytes, dense_bytes = _split_weights(device, ledger, buffers)
+            return experts_bytes if kind is RowKind.EXPERTS else dense_bytes
+
+
+def _split_weights(
+    device: DeviceId, ledger: Ledger, buffers: tuple[BufferReport, ...]
+) -> tuple[int, int]:
+    """Return the reported weights of a device as (experts, dense)."""
+    experts_bytes = ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
+    if device == SSD:
+        # A part of the mapped host buffer: what remains of it after the host's own weights.
+        host_bytes = _weights_bytes(HOST, ledger)
+        return min(experts_bytes, max(0, _sum(buffers, HOST, "model") - host_bytes)), 0
+    reported_bytes = _sum(buffers, device, "model")
+    if device == HOST:
+        reported_bytes -= _split_weights(SSD, ledger, buffers)[0]
+    experts_bytes = min(experts_bytes, reported_bytes)
+    dense_bytes = reported_bytes - experts_bytes
+    if device == HOST and _has_map(buffers):
+        dense_bytes = min(dense_bytes, ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS))
+    return experts_bytes, dense_bytes
+
+
+def _observed_bytes(
+    device: DeviceId, sample: MemorySample, ledger: Ledger, buffers: tuple[BufferReport, ...]
+) -> int | None:
+    """Return what the system or driver sees of this process on a device."""
+    if is_gpu(device):
+        seen = sample.gpu(device)
+        return seen.process_bytes if seen is not None else None
+    model_bytes = sample.model_resident_bytes
+    if model_bytes is None:
+        return sample.resident_bytes if device == HOST else None
+    # Which pages of the mapping are whose is not told: the host's weights, needed for each token,
+    # are taken to be there first.
+    host_model_bytes = min(model_bytes, _weights_bytes(HOST, ledger)) if _has_map(buffers) else 0
+    if device == SSD:
+        return model_bytes - host_model_bytes
+    return sample.resident_bytes - (model_bytes - host_model_bytes)
+
+
+def _unaccounted_bytes(
+    device: DeviceId,
+    rows: tuple[MemoryRow, ...],
+    sample: MemorySample | None,
+    ledger: Ledger,
+    buffers: tuple[BufferReport, ...],
+) -> int | None:
+    """Return what is observed on a device beyond all rows; None where nothing is observed."""
+    if sample is None or device == SSD:
+        return None
+    explained = {
+        row.kind: row.planned_bytes if row.reported_bytes is None else row.reported_bytes
+        for row in rows
+    }
+    if is_gpu(device):
+        seen = _observed_bytes(device, sample, ledger, buffers)
+        return None if seen is None else seen - sum(explained.values())
+    if sample.private_bytes is None:
+        return None
+    if _has_map(buffers):
+        # Mapped weights are not private memory; what was copied beside the map is.
+        mapped_bytes = sum(b.size_bytes for b in buffers if _is_mapped(b))
+        weights_bytes = max(0, _sum(buffers, HOST, "model") - mapped_bytes)
+        explained[RowKind.DENSE], explained[RowKind.EXPERTS] = weights_bytes, 0
+    return sample.private_bytes - sum(explained.values())
+
+
+def _host_use(sample: MemorySample) -> HostUse:
+    return HostUse(
+        resident_bytes=sample.resident_bytes,
+        private_bytes=sample.private_bytes,
+        file_backed_bytes=sample.file_backed_bytes,
+        model_resident_bytes=sample.model_resident_bytes,
+        proportional_bytes=sample.proportional_bytes,
+        swapped_bytes=sample.swapped_bytes,
+    )
+
+
+def _weights_bytes(device: DeviceId, ledger: Ledger) -> int:
+    return ledger.kind_bytes(device, ChargeKind.DENSE_WEIGHTS) + ledger.kind_bytes(
+        device, ChargeKind.EXPERT_WEIGHTS
+    )
+
+
+def _sum(buffers: tuple[BufferReport, ...], device: DeviceId, *kinds: str) -> int:
+    return sum(b.size_bytes for b in buffers if b.device == device and b.kind in kinds)
+
+
+def _is_mapped(buffer: BufferReport) -> bool:
+    return buffer.buffer.endswith(_MAPPED_SUFFIX) and buffer.device == HOST
+
+
+def _has_map(buffers: tuple[BufferReport, ...]) -> bool:
+    return any(_is_mapped(buffer) for buffer in buffers)

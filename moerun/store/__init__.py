@@ -1,0 +1,1 @@
+"""Models on disk: how they are named, and where they are found."""

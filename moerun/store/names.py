@@ -1,0 +1,118 @@
+"""Which model a word on the command line means, and which models are at hand.
+
+At hand are the embedded demo, the GGUF files of the working folder, and those of the folder that
+`MOERUN_MODELS` names. A name is a file's name without its ending; a split model goes by its first
+part and is named without the numbers.
+
+Knows: names, and the places that are searched.
+Does not know: what is in a file.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from moerun.errors import ModelError, ModelNotFound
+
+DEMO: Final = "demo"
+MODELS_VARIABLE: Final = "MOERUN_MODELS"
+_ENDING: Final = ".gguf"
+_SHARD: Final = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
+_PROJECTOR: Final = "mmproj"  # a companion of a model, none itself
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelAtHand:
+    """A model that needs no download: what it is called, and its (first) file."""
+
+    name: str
+    path: Path
+
+
+def demo_path() -> Path:
+    """Return where the embedded model lies."""
+    return Path(__file__).parents[1] / "data" / "demo" / "demo.gguf"
+
+
+def models_at_hand(
+    *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[ModelAtHand, ...]:
+    """Return the models that can be named, the demo first; the nearer of two namesakes counts."""
+    environment = os.environ if environment is None else environment
+    found = {DEMO: demo_path()} if demo_path().is_file() else {}
+    folders = [folder or Path.cwd()]
+    if of_user := environment.get(MODELS_VARIABLE):
+        folders.append(Path(of_user).expanduser())
+    for place in folders:
+        for path in _files(place):
+            found.setdefault(_name_of(path), path)
+    return tuple(ModelAtHand(name=name, path=path) for name, path in found.items())
+
+
+def resolve_model(
+    name: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Path:
+    """Return the file that a name or a path means; ModelNotFound names what comes closest."""
+    if not name.strip():
+        raise ModelNotFound("The name of the model is empty.", hint=_LISTING)
+    folder = folder or Path.cwd()
+    at_hand = models_at_hand(folder=folder, environment=environment)
+    for model in at_hand:
+        if model.name == name:
+            return model.path
+    path = folder / Path(name).expanduser()
+    if path.is_dir():
+        raise _directory(path, name)
+    if path.exists():
+        return path
+    if name.endswith(_ENDING) or os.sep in name or (os.altsep is not None and os.altsep in name):
+        raise ModelNotFound(f"There is no file {name}.", hint=_closest(name, at_hand) or _LISTING)
+    namesakes = [model for model in at_hand if model.name.lower() == name.lower()]
+    if namesakes:
+        return namesakes[0].path
+    raise ModelNotFound(
+        f"No model at hand is called '{name}'.",
+        hint=_closest(name, at_hand) or _LISTING,
+    )
+
+
+_LISTING: Final = "`moerun plan` lists the models at hand; a path to a .gguf file is one, too"
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the models of a folder, split ones by their first part; a folder that is closed or
+    absent has none.
+    """
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in entries if _is_model(path)]
+
+
+def _is_model(path: Path) -> bool:
+    if path.suffix != _ENDING or _PROJECTOR in path.name.lower():
+        return False
+    shard = _SHARD.search(path.stem)
+    return (shard is None or int(shard["number"]) == 1) and path.is_file()
+
+
+def _name_of(path: Path) -> str:
+    return _SHARD.sub("", path.stem)
+
+
+def _directory(path: Path, name: str) -> ModelError:
+    within = _files(path)
+    hint = f"did you mean {within[0]}?" if within else _LISTING
+    return ModelNotFound(f"{name} is a folder, not a GGUF file.", hint=hint)
+
+
+def _closest(name: str, at_hand: tuple[ModelAtHand, ...]) -> str | None:
+    names = {model.name.lower(): model.name for model in at_hand}
+    wanted = _name_of(Path(name)).lower() if name.endswith(_ENDING) else name.lower()
+    close = get_close_matches(wanted, names, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(names[match] for match in close)}?" if close else None
