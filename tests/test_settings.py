@@ -242,6 +242,8 @@ def test_pins_carry_the_line_that_set_them(folders):
         ("memory_strategy:\n  pins:\n    patterns:\n      '': cpu\n", 4, "a pin needs a pattern"),
         ("memory_strategy:\n  pins:\n    patterns: [a.*]\n", 3, "'a.*' is not PATTERN=DEVICE"),
         ("kv_type_k: q9\n", 1, "'q9' is none of f32"),
+        ("kv_type_k: |\n  f16\n  f16\n", 1, "a value stands on one line"),
+        (f"threads: {'1' * 5000}\n", 1, "at most 4,096 characters"),
         ("split_layers: perhaps\n", 1, "neither true nor false"),
         ("workers: [somewhere]\n", 1, "'somewhere' is not an address"),
         ("workers: [a:0]\n", 1, "'a:0' is not an address"),

@@ -135,6 +135,20 @@ def _of_files(
     )
 
 
+def _file_layers(
+    file: Path | None, folder: Path, user_folder: Path
+) -> tuple[Iterator[_Assignment], ...]:
+    """Return what the files set: the user's and the project's, or the one that was named."""
+    if file is None:
+        return (
+            _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
+            _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
+        )
+    if not os.path.lexists(file):
+        raise _error(str(file), "there is no such file")
+    return (_of_file(file, str(file)),)
+
+
 def _of_file(path: Path, origin: str, *, is_of_project: bool = False) -> Iterator[_Assignment]:
     """Yield what a file sets; one that is absent sets nothing."""
     text = _read_file(path, origin)

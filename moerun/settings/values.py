@@ -18,6 +18,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 Value = TypeVar("Value")
 
 AUTO: Final = "auto"
+_LONGEST_TEXT: Final = 4096  # as long as a path may be
 KV_ENCODINGS: Final = (
     # types llama.cpp has cache kernels for — common/arg.cpp, kv_cache_types @ 0.3.36
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "IQ4_NL", "Q5_0", "Q5_1",
@@ -45,7 +46,10 @@ def text_of(node: Node) -> str:
         _refuse(node, "a single value is wanted here, not a list or a map")
     if node.is_null or not node.text.strip():
         _refuse(node, "there is no value; remove the key or give it one")
-    return node.text.strip()
+    text = node.text.strip()
+    if len(text) > _LONGEST_TEXT or len(text.splitlines()) > 1:
+        _refuse(node, f"a value stands on one line, with at most {_LONGEST_TEXT:,} characters")
+    return text
 
 
 def auto_or(parse: Callable[[Node], Value]) -> Callable[[Node], Value | None]:
