@@ -117,7 +117,11 @@ def pose(
     model: Model, machine: Machine, strategy: Strategy, measured: Measurements | None
 ) -> Problem:
     """Return the problem; PinConflict when pins or shares contradict one another."""
-    strategy = replace(strategy, flash_attention=flash_attention(model, strategy))
+    strategy = replace(
+        strategy,
+        flash_attention=flash_attention(model, strategy),
+        ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
+    )
     pinning = resolve_pins(model, machine, strategy)
     return Problem(
         model=model,

@@ -49,7 +49,7 @@ def _written_down(problem: Problem, choice: Choice) -> Plan:
         strategy=strategy,
         context_tokens=at.context_tokens,
         batch_tokens=strategy.batch_tokens,
-        ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
+        ubatch_tokens=strategy.ubatch_tokens,
         kv_encoding_k=strategy.kv_encoding_k,
         kv_encoding_v=strategy.kv_encoding_v,
         flash_attention=strategy.flash_attention,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 from moerun.errors import DoesNotFit, PinConflict
-from moerun.machine.description import HOST
+from moerun.machine.description import HOST, DeviceId
 from moerun.planning.assembly import layer_placements, ledger
 from moerun.planning.contexts import Choice, choose_context, ladder
 from moerun.planning.placement import Candidate, Problem, Situation, gpu_charges, pose
@@ -31,18 +31,57 @@ def refuse(problem: Problem, choice: Choice) -> NoReturn:
             f"{_what_is_missing(problem, choice.at, choice.candidate)}; without the pins it fits",
             hint="drop pins to the cpu, or pin fewer tensors",
         )
+    if _has_no_place(problem, choice.candidate):
+        raise _no_place(problem, choice, choice.candidate)
     remedies = tuple(_checked_remedies(problem, choice))
     shortfall = Shortfall(
         device=HOST,
         needed_bytes=choice.candidate.room_bytes + choice.candidate.short_bytes,
         available_bytes=choice.candidate.room_bytes,
-        largest_charges=_largest(choice.at, choice.candidate),
+        largest_charges=_largest(choice.at, choice.candidate, HOST),
         would_fit=remedies,
     )
     raise DoesNotFit(
         _what_is_missing(problem, choice.at, choice.candidate),
         shortfalls=(shortfall,),
-        hint=_hint(remedies, choice.candidate),
+        hint=_hint(remedies, choice.candidate.short_bytes),
+    )
+
+
+def _has_no_place(problem: Problem, candidate: Candidate) -> bool:
+    """Whether experts are left that no tier may hold, however much memory there is."""
+    if problem.may_use_ssd or not candidate.ram_expert_bytes:
+        return False
+    return Tier.RAM not in problem.strategy.hierarchy or candidate.short_bytes <= 0
+
+
+def _no_place(problem: Problem, choice: Choice, candidate: Candidate) -> DoesNotFit | PinConflict:
+    """Say which experts find no room in VRAM while the strategy closes the tiers below."""
+    left, total = candidate.ram_expert_bytes, problem.cargo.expert_bytes
+    limit = problem.cargo.ram_expert_limit_bytes
+    told = (
+        f"{format_gib(left)} of the {format_gib(total)} of experts of {problem.model.name} find no "
+        "room in VRAM, and "
+    )
+    if Tier.RAM in problem.strategy.hierarchy and limit is not None:
+        return PinConflict(
+            f"{told}expert_residency allows {format_gib(limit)} of them in RAM, and nothing may "
+            "stay on SSD; raise the share in RAM or let experts stay on SSD"
+        )
+    remedies = tuple(_checked_remedies(problem, choice))
+    device = candidate.devices[-1] if candidate.devices else HOST
+    return DoesNotFit(
+        f"{told}neither RAM nor SSD may hold them",
+        shortfalls=(
+            Shortfall(
+                device=device,
+                needed_bytes=total,
+                available_bytes=total - left,
+                largest_charges=_largest(choice.at, candidate, device),
+                would_fit=remedies,
+            ),
+        ),
+        hint=_hint(remedies, left),
     )
 
 
@@ -57,13 +96,13 @@ def _what_is_missing(problem: Problem, at: Situation, candidate: Candidate) -> s
     )
 
 
-def _hint(remedies: tuple[Remedy, ...], candidate: Candidate) -> str:
+def _hint(remedies: tuple[Remedy, ...], short_bytes: int) -> str:
     if remedies:
         return "this was checked to fit: " + "; or ".join(
             f"{remedy.flag} ({remedy.explanation})" for remedy in remedies
         )
     return (
-        f"no setting makes it fit; {format_gib(candidate.short_bytes)} more memory would, "
+        f"no setting makes it fit; {format_gib(short_bytes)} more memory would, "
         "or a smaller quantization of the model"
     )
 
@@ -117,14 +156,16 @@ def _checked_remedies(problem: Problem, choice: Choice) -> Iterator[Remedy]:
 
 
 def _changes(strategy: Strategy) -> Iterator[_Change]:
-    if Tier.SSD not in strategy.hierarchy:
-        yield _Change(
-            remedy=Remedy(
-                flag="--hierarchy " + ",".join([*map(str, strategy.hierarchy), "ssd"]),
-                explanation="experts that find no room stay on SSD",
-            ),
-            strategy=replace(strategy, hierarchy=(*strategy.hierarchy, Tier.SSD)),
-        )
+    for added in ((Tier.RAM,), (Tier.SSD,), (Tier.RAM, Tier.SSD)):
+        if not set(added) & set(strategy.hierarchy):
+            tiers = tuple(t for t in Tier if t in (*strategy.hierarchy, *added))
+            yield _Change(
+                remedy=Remedy(
+                    flag="--hierarchy " + ",".join(tiers),
+                    explanation=f"experts that find no room may lie in {' or '.join(added)}",
+                ),
+                strategy=replace(strategy, hierarchy=tiers),
+            )
     if strategy.load_mode is not None:
         yield _Change(
             remedy=Remedy(flag="--load-mode mmap", explanation="the file is mapped, not copied"),
@@ -186,13 +227,12 @@ def _fits(problem: Problem, strategy: Strategy) -> bool:
         return False
 
 
-def _largest(at: Situation, candidate: Candidate) -> tuple[Charge, ...]:
-    """Return the kinds of charge that take the most host memory, largest first."""
-    layers = layer_placements(at, candidate)
-    written = ledger(at, candidate, layers)
+def _largest(at: Situation, candidate: Candidate, device: DeviceId) -> tuple[Charge, ...]:
+    """Return the kinds of charge that take the most memory on a device, largest first."""
+    written = ledger(at, candidate, layer_placements(at, candidate))
     charges = [
-        Charge(device=HOST, kind=kind, size_bytes=size, confidence=Confidence.DERIVED)
-        for kind, size in written.by_kind(HOST)
+        Charge(device=device, kind=kind, size_bytes=size, confidence=Confidence.DERIVED)
+        for kind, size in written.by_kind(device)
         if kind is not ChargeKind.MARGIN
     ]
     return tuple(sorted(charges, key=lambda charge: -charge.size_bytes)[:4])
