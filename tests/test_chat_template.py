@@ -72,6 +72,7 @@ def test_variables_that_are_not_there_are_undefined():
         ("{% for m in missing %}{{ m }}{% else %}none{% endfor %}", "none"),
         ("{{ messages[0].content.split('l') | length }}{{ 'ab'.replace('a', 'c') }}", "3cb"),
         ("{{ '%05d|%s' % (7, 'x') }}{{ 7 % 4 }}", "00007|x3"),
+        ("{{ '20260101 {:>4} {{{}}}'.format(7, 'x') }}", "20260101    7 {x}"),
     ],
 )  # fmt: skip
 def test_helpers_that_templates_expect(source: str, text: str):
@@ -135,6 +136,8 @@ HOSTILE = {
     "a long text by padding": "{{ '%10000000000d' % 1 }}",
     "a long text by a starred width": "{{ '%*d' % (10000000000, 1) }}",
     "a long text by format": "{{ '{:10000000000}'.format(1) }}",
+    "a long text by a nested width": "{{ '{:{}}'.format(1, 10000000000) }}",
+    "a long text by format_map": "{{ '{a:10000000000}'.format_map({'a': 1}) }}",
     "a long text by the filter format": "{{ '%10000000000d' | format(1) }}",
     "a long list by batches": "{{ [1] | batch(10000000000, 'x') | list }}",
     "many slices": "{{ [1] | slice(10000000000) | list }}",

@@ -11,6 +11,7 @@ Does not know: conversations, or models.
 import json
 import operator
 import re
+import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from datetime import datetime
 from typing import Any, Final, NoReturn
@@ -28,7 +29,8 @@ MAXIMUM_S: Final = 10.0
 _MAXIMUM_NUMBER_BITS: Final = 4096
 _MAXIMUM_WIDTH: Final = 1000
 # `%*d`, or a width of more than four digits, pads a text to any length.
-_WIDE_FORMAT: Final = re.compile(r"\d{5}|\*")
+_WIDE_PERCENT: Final = re.compile(r"%[^a-zA-Z%]*(\d{5}|\*)")
+_WIDE_SPECIFICATION: Final = re.compile(r"\d{5}|\{")
 
 
 class TemplateRefusal(Exception):
@@ -106,7 +108,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                 return operator.pow(left, right)
             case _:
                 if isinstance(left, str):
-                    _check_format(left)
+                    _check_percent(left)
                 return operator.mod(left, right)
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
@@ -116,6 +118,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str):
             _check_text_call(getattr(__obj, "__name__", ""), owner, args, kwargs)
         return super().call(__context, __obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Return what stands for `str.format`, with the widths that it names checked."""
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def measured(*args: Any, **kwargs: Any) -> str:
+            _check_braces(str(value.__self__))
+            return wrapped(*args, **kwargs)
+
+        return measured
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree = super()._parse(source, name, filename)
@@ -240,9 +254,15 @@ def _bound_bits(bits: int) -> None:
         raise TemplateLimit("it computes with numbers that are too large")
 
 
-def _check_format(pattern: str) -> None:
-    if _WIDE_FORMAT.search(pattern):
+def _check_percent(pattern: str) -> None:
+    if _WIDE_PERCENT.search(pattern):
         raise TemplateLimit("it formats a text too widely")
+
+
+def _check_braces(pattern: str) -> None:
+    for _, _, specification, _ in string.Formatter().parse(pattern):
+        if specification and _WIDE_SPECIFICATION.search(specification):
+            raise TemplateLimit("it formats a text too widely")
 
 
 def _check_text_call(name: str, owner: str, args: tuple[Any, ...], kwargs: Any) -> None:
@@ -253,8 +273,6 @@ def _check_text_call(name: str, owner: str, args: tuple[Any, ...], kwargs: Any) 
             _bound_join(owner, args[0] if args else ())
         case "center" | "ljust" | "rjust" | "zfill" | "expandtabs":
             _check_widths((*args, *kwargs.values()))
-        case "format" | "format_map":
-            _check_format(owner)
         case _:
             pass
 
@@ -266,7 +284,7 @@ def _check_filter(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         case "join" if args:
             _bound_join(str(args[1] if len(args) > 1 else kwargs.get("d", "")), args[0])
         case "format" if args:
-            _check_format(str(args[0]))
+            _check_percent(str(args[0]))
         case "batch" | "slice" | "center" | "indent" | "wordwrap" | "truncate" | "xmlattr":
             _check_widths((*args[1:], *kwargs.values()))
         case _:

@@ -36,7 +36,12 @@ def main() -> None:
         plain = on_the_host(write_tiny_model(models / "qwen3moe.gguf", "qwen3moe"), Settings())
         window = on_the_host(write_tiny_model(models / "gpt-oss.gguf", "gpt-oss"), Settings())
         hybrid = on_the_host(write_tiny_model(models / "hybrid.gguf", "granitehybrid"), Settings())
-        both = {"devices": devices[:2], "n_gpu_layers": ALL_LAYERS, "tensor_split": (1.0, 1.0)}
+
+        def over_both(args: EngineArgs) -> EngineArgs:
+            return replace(
+                args, devices=devices[:2], n_gpu_layers=ALL_LAYERS, tensor_split=(1.0, 1.0)
+            )
+
         record("host_mapped", plain, models)
         record(
             "experts_on_host",
@@ -48,9 +53,9 @@ def main() -> None:
             ),
             models,
         )
-        record("two_devices_sliding_window", replace(window, **both), models)
-        record("two_devices_recurrent", replace(hybrid, **both), models)
-        record("dry_run_two_devices", replace(window, **both), models, is_dry=True)
+        record("two_devices_sliding_window", over_both(window), models)
+        record("two_devices_recurrent", over_both(hybrid), models)
+        record("dry_run_two_devices", over_both(window), models, is_dry=True)
         small = replace(plain, devices=devices[2:], n_gpu_layers=ALL_LAYERS, context_tokens=2**20)
         record("out_of_memory_on_device", small, models)
         truncated = models / "truncated.gguf"
