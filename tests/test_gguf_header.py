@@ -87,6 +87,16 @@ def test_long_arrays_are_located_and_decoded_only_when_iterated(tmp_path: Path):
     assert short.values == (1, 2, 3)
 
 
+def test_a_text_of_megabytes_is_located_and_not_decoded(tmp_path: Path):
+    keys: dict[str, KeyValue] = {"big": "x" * (5 << 20), "after": 7}
+    header = read_header(write_sparse(tmp_path / "a.gguf", keys, []))
+    big = header.metadata["big"]
+    assert isinstance(big, ArrayValue)
+    assert (big.item_type, len(big), big.values) == (ValueType.UINT8, 5 << 20, None)
+    assert header.text("big") is None
+    assert header.number("after") == 7
+
+
 def test_typed_access(tmp_path: Path):
     header = read_header(write_with_gguf(tmp_path / "a.gguf"))
     assert header.number("a.u32") == 4_000_000_000

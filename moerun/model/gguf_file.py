@@ -35,7 +35,8 @@ from moerun.units import format_gib
 MAGIC: Final = b"GGUF"
 DEFAULT_ALIGNMENT_BYTES: Final = 32
 MAX_ALIGNMENT_BYTES: Final = 1 << 20
-MAX_HEADER_BYTES: Final = 1 << 30
+MAX_HEADER_BYTES: Final = 1 << 28  # a vocabulary of 256,000 takes some 15 MB
+MAX_TEXT_BYTES: Final = 1 << 22  # longer ones are located as bytes; chat templates have 1 to 100 kB
 MAX_KEYS: Final = 65_536
 MAX_TENSORS: Final = 1_000_000
 MAX_KEY_BYTES: Final = 65_535
@@ -167,6 +168,8 @@ class _Walker:
             return kind, self._read_array(key)
         if kind is ValueType.STRING:
             size = self._length(f"key '{shown(key)}'", self._end)
+            if size > MAX_TEXT_BYTES:
+                return kind, self._located(ValueType.UINT8, size, size)
             return kind, self._take(size).decode("utf-8", "replace")
         return kind, self._scalar(kind)
 
@@ -187,15 +190,23 @@ class _Walker:
             self._skip_texts(key, length)
         else:
             self._position += length * item_bytes
+        span_bytes = self._position - start
+        self._position = start
+        return self._located(kind, length, span_bytes)
+
+    def _located(self, kind: ValueType, length: int, span_bytes: int) -> ArrayValue:
+        """Step over an array and return where it lies, with its items when they are few."""
+        start = self._position
+        self._position += span_bytes
         values = None
-        if length <= SHORT_ARRAY_ITEMS:
+        if length <= SHORT_ARRAY_ITEMS and span_bytes <= MAX_TEXT_BYTES:
             values = self._decode_items(kind, length, start)
         return ArrayValue(
             item_type=kind,
             length=length,
             path=self._path,
             offset_bytes=start,
-            span_bytes=self._position - start,
+            span_bytes=span_bytes,
             values=values,
         )
 

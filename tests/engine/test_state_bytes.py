@@ -173,11 +173,7 @@ def engine_sizes() -> Iterator[Any]:
 def test_tiny_files_keep_what_the_engine_reports(
     architecture: str, shards: int, tmp_path: Path, engine_sizes: Any
 ):
-    path = write_tiny_model(
-        tmp_path / "tiny.gguf" if shards == 1 else tmp_path / "tiny-00001-of-00003.gguf",
-        architecture,
-        shards=shards,
-    )
+    path = write_tiny_model(tmp_path / "tiny.gguf", architecture, shards=shards)
     model = read_model(path)
     for context_tokens, ubatch_tokens in ((300, 64), (65536, 512)):
         setting = {
