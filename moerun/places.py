@@ -43,6 +43,17 @@ def log_folder(
     )
 
 
+def working_folder() -> Path:
+    """Return the folder the program was started in; MoerunError when it was removed since."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise MoerunError(
+            f"the folder this was started in is not there: {error.strerror or error}",
+            hint="change to another folder and start again",
+        ) from error
+
+
 def _state_path(environment: Mapping[str, str], platform: str) -> Path:
     if overruled := environment.get(STATE_VARIABLE):
         return _absolute(overruled)

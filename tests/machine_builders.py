@@ -74,10 +74,12 @@ def surroundings(
     machine: str = "x86_64",
     host_available: int = 1000,
     visible_devices: str | None = None,
+    engine_backends: frozenset[str] = frozenset(),
 ) -> Surroundings:
     return Surroundings(
         system=system,
         machine=machine,
         host_available_bytes=host_available,
         visible_devices=visible_devices,
+        engine_backends=engine_backends,
     )

@@ -47,6 +47,13 @@ def test_an_engine_without_cuda_beside_a_card_names_the_rebuild_command():
     assert notes[0].endswith("make run BACKEND=cuda")
 
 
+def test_an_engine_with_cuda_that_lists_no_card_need_not_be_rebuilt():
+    around = surroundings(engine_backends=frozenset(("cpu", "cuda")))
+    _, (note,) = find_gpus((), (a_card(name="GeForce"),), (), around)
+    assert "GeForce" in note
+    assert "driver may be older" in note
+
+
 def test_hidden_cards_are_not_a_reason_to_rebuild():
     cards = (a_card("0000:01:00.0"), a_card("0000:02:00.0", name="Hidden"))
     gpus, notes = find_gpus((an_engine_device(),), cards, (), surroundings(visible_devices="0"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moerun.errors import MoerunError
-from moerun.places import config_folder, log_folder, state_folder
+from moerun.places import config_folder, log_folder, state_folder, working_folder
 
 HOME = {"HOME": "/home/ada"}
 
@@ -63,6 +63,18 @@ def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path):
     os.chmod(folder, 0o755)
     state_folder({"MOERUN_STATE_DIR": str(folder)})
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+
+
+def test_a_working_folder_that_was_removed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    assert working_folder() == gone
+    gone.rmdir()
+    with pytest.raises(MoerunError, match="is not there"):
+        working_folder()
 
 
 def test_a_file_in_the_way_is_one_sentence(tmp_path: Path):

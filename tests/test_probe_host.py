@@ -87,7 +87,9 @@ def test_hyper_threads_of_a_core_count_once_and_affinity_bounds(tmp_path: Path):
 )
 def test_a_quota_rounds_down_but_leaves_one_core(tmp_path: Path, quota: str, cores: int):
     a_quota(a_host_tree(tmp_path), quota)
-    assert probe(tmp_path)[0].physical_cores == cores
+    host, notes = probe(tmp_path)
+    assert host.physical_cores == cores
+    assert any("of its 4 processors" in note for note in notes) == (cores < 4)
 
 
 def test_without_affinity_the_online_processors_count(tmp_path: Path):

@@ -27,20 +27,19 @@ def look_at_machine(
     """
     from dataclasses import replace
 
+    from moerun.cli.version import installed_backends
     from moerun.machine.probe import probe_machine
 
+    backends = frozenset(installed_backends())
     notes: list[str] = []
-    must_ask = bool(workers) or asks_always or _may_have_gpus()
+    must_ask = bool(workers) or asks_always or _may_have_gpus(backends)
     devices = _ask_engine(workers, notes) if must_ask else ()
-    machine = probe_machine(model_path=model_path, engine_devices=devices)
+    machine = probe_machine(model_path=model_path, engine_devices=devices, engine_backends=backends)
     return replace(machine, notes=(*notes, *machine.notes))
 
 
-def _may_have_gpus() -> bool:
+def _may_have_gpus(backends: frozenset[str]) -> bool:
     """Whether the engine could list a GPU; an unusual build, or none, is asked to be sure."""
-    from moerun.cli.version import installed_backends
-
-    backends = frozenset(installed_backends())
     return "cpu" not in backends or not backends <= _WITHOUT_GPU
 
 

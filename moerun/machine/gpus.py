@@ -59,12 +59,16 @@ class Adapter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """What decides how the lists are read: the system, its memory, hidden devices."""
+    """What decides how the lists are read: the system, its memory, hidden devices.
+
+    `engine_backends` name what the engine was built with (`cuda`, `vulkan`), as far as known.
+    """
 
     system: str
     machine: str
     host_available_bytes: int
     visible_devices: str | None = None
+    engine_backends: frozenset[str] = frozenset()
 
 
 def find_gpus(
@@ -234,6 +238,11 @@ def _unused_notes(
     has_cuda = any(backend_of(device) is GpuBackend.CUDA for device in devices)
     if idle and (has_cuda or around.visible_devices is not None):
         notes.append(_hidden_note(idle))
+    elif idle and "cuda" in around.engine_backends:
+        notes.append(
+            f"the engine was built with CUDA and does not list {_names(idle)}; "
+            "the driver may be older than the CUDA it was built with"
+        )
     elif idle:
         notes.append(
             f"the engine was built without CUDA, so {_names(idle)} is not used; "

@@ -15,12 +15,14 @@ from moerun.machine.gpus import Surroundings, find_gpus
 from moerun.machine.probe_host import current_affinity, probe_host
 from moerun.machine.probe_nvml import NvmlReading, read_nvml
 from moerun.machine.storage import probe_storage
+from moerun.places import working_folder
 
 
 def probe_machine(
     *,
     model_path: Path | None = None,
     engine_devices: Sequence[EngineDevice] | None = None,
+    engine_backends: frozenset[str] = frozenset(),
     nvml: Callable[[], NvmlReading] = read_nvml,
     root: Path = Path("/"),
     environment: Mapping[str, str] | None = None,
@@ -30,14 +32,15 @@ def probe_machine(
     """Return the machine as a process here may use it.
 
     `model_path` says whose storage matters, the working folder without one. `engine_devices` is
-    ggml's own list, None when there is no engine to ask. The rest are seams for tests. Raises
-    ProbeFailed when the host's memory or the storage cannot be read; no GPU is no error.
+    ggml's own list, None when there is no engine to ask, and `engine_backends` what it was built
+    with. The rest are seams for tests. Raises ProbeFailed when the host's memory or the storage
+    cannot be read; no GPU is no error.
     """
     system = system or platform.system()
     environment = os.environ if environment is None else environment
     affinity = current_affinity() if affinity is None else affinity
     host, host_notes = probe_host(root=root, system=system, affinity=affinity)
-    storage, storage_notes = probe_storage(model_path or Path.cwd(), root=root, system=system)
+    storage, storage_notes = probe_storage(model_path or working_folder(), root=root, system=system)
     reading = NvmlReading() if system == DARWIN else nvml()
     gpus, gpu_notes = find_gpus(
         tuple(engine_devices) if engine_devices is not None else None,
@@ -48,6 +51,7 @@ def probe_machine(
             machine=platform.machine(),
             host_available_bytes=host.available_bytes,
             visible_devices=environment.get("CUDA_VISIBLE_DEVICES"),
+            engine_backends=engine_backends,
         ),
     )
     trouble = (str(reading.trouble),) if reading.trouble is not None else ()

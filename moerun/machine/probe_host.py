@@ -39,16 +39,17 @@ def probe_host(
     if limit_bytes is not None and limit_bytes >= memory.total_bytes:
         limit_bytes = None
     available_bytes = min(memory.available_bytes, _or_more(limits.headroom_bytes))
+    processors = affinity if affinity is not None else _online_processors(root)
     host = Host(
         total_bytes=limit_bytes if limit_bytes is not None else memory.total_bytes,
         available_bytes=available_bytes,
         swap_free_bytes=min(memory.swap_free_bytes, _or_more(limits.swap_headroom_bytes)),
-        physical_cores=_linux_cores(root, affinity, limits),
+        physical_cores=_linux_cores(root, processors, limits),
         cgroup_limit_bytes=limit_bytes,
         processor=_linux_processor(root),
         system=system,
     )
-    return host, _host_notes(host, memory, limits)
+    return host, _host_notes(host, memory, limits, processors)
 
 
 def current_affinity() -> frozenset[int] | None:
@@ -91,14 +92,14 @@ def _read_meminfo(root: Path) -> _Memory:
     )
 
 
-def _linux_cores(root: Path, affinity: frozenset[int] | None, limits: ControlGroupLimits) -> int:
+def _linux_cores(root: Path, processors: frozenset[int], limits: ControlGroupLimits) -> int:
     """Return the cores we may use: hyper-threads count once, and a quota bounds the sum.
 
     A quota is rounded down: with a thread more than it allows, all threads are made to wait at
     the end of each period, and decoding goes in lockstep.
     """
     cores: set[str] = set()
-    for processor in affinity if affinity is not None else _online_processors(root):
+    for processor in processors:
         topology = root / f"sys/devices/system/cpu/cpu{processor}/topology"
         siblings = read_text(topology / "core_cpus_list")
         siblings = siblings or read_text(topology / "thread_siblings_list")
@@ -128,7 +129,9 @@ def _linux_processor(root: Path) -> str:
     return platform.machine()
 
 
-def _host_notes(host: Host, memory: _Memory, limits: ControlGroupLimits) -> tuple[str, ...]:
+def _host_notes(
+    host: Host, memory: _Memory, limits: ControlGroupLimits, processors: frozenset[int]
+) -> tuple[str, ...]:
     notes = []
     if host.cgroup_limit_bytes is not None:
         notes.append(
@@ -136,9 +139,10 @@ def _host_notes(host: Host, memory: _Memory, limits: ControlGroupLimits) -> tupl
             f"{format_gib(host.cgroup_limit_bytes)} of the machine's "
             f"{format_gib(memory.total_bytes)} of memory"
         )
-    if limits.processors is not None and limits.processors < (os.cpu_count() or 1):
+    if limits.processors is not None and limits.processors < len(processors):
         notes.append(
-            f"a control group limits this process to {limits.processors:g} processors' time"
+            f"a control group gives this process the time of {limits.processors:g} "
+            f"of its {len(processors)} processors"
         )
     return tuple(notes)
 

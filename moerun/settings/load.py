@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from moerun.errors import ConfigError
-from moerun.places import config_folder
+from moerun.places import config_folder, working_folder
 from moerun.planning.strategy import LoadMode, StreamingMode, Tier, Toggle
 from moerun.settings.description import DEFAULT_ORIGIN, LoadedSettings, Settings
 from moerun.settings.keys import (
@@ -66,7 +66,7 @@ def load_settings(
     set what the user's may. Raises ConfigError naming key and origin.
     """
     environment = os.environ if environment is None else environment
-    folder = folder or Path.cwd()
+    folder = folder or working_folder()
     user_folder = user_folder or config_folder(environment)
     settings = Settings()
     origins = {key.name: DEFAULT_ORIGIN for key in KEYS}
