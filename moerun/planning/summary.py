@@ -1,0 +1,116 @@
+"""A plan in a few sums: what it takes of each tier, what a token reads, what is saved.
+
+Knows: which sums people ask for.
+Does not know: how the plan was made, or how the sums are shown.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
+from moerun.model.description import Layer, Model
+from moerun.planning.plan import ChargeKind, Plan
+from moerun.planning.strategy import Tier
+
+
+class Verdict(StrEnum):
+    """In a few words, where a model runs."""
+
+    ALL_IN_VRAM = "all in VRAM"
+    EXPERTS_IN_RAM = "experts partly in RAM"
+    LAYERS_IN_RAM = "layers partly in RAM"
+    ALL_IN_RAM = "all in RAM"
+    EXPERTS_ON_SSD = "experts partly on SSD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertShare:
+    """The routed experts on one device, and how much of them one token reads on average."""
+
+    device: DeviceId
+    size_bytes: int
+    per_token_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanSummary:
+    """The sums. Margins are not counted; `full_bytes` is what memory would hold without SSD."""
+
+    vram_bytes: int
+    ram_bytes: int
+    ssd_bytes: int
+    full_bytes: int
+    experts: tuple[ExpertShare, ...]
+    verdict: Verdict
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return what VRAM and RAM hold together."""
+        return self.vram_bytes + self.ram_bytes
+
+
+def summarize(model: Model, plan: Plan) -> PlanSummary:
+    """Return the sums of a plan."""
+    vram_bytes = sum(plan.ledger.used_bytes(device) for device in plan.devices)
+    ram_bytes = plan.ledger.used_bytes(HOST)
+    ssd_bytes = plan.ledger.total_bytes(SSD)
+    return PlanSummary(
+        vram_bytes=vram_bytes,
+        ram_bytes=ram_bytes,
+        ssd_bytes=ssd_bytes,
+        full_bytes=vram_bytes + ram_bytes + ssd_bytes,
+        experts=_shares(model, plan),
+        verdict=_verdict(plan),
+    )
+
+
+def layer_tiers(model: Model, plan: Plan) -> tuple[tuple[Tier, ...], ...]:
+    """Return for each layer the tiers of its experts, fastest first; of its dense part if none.
+
+    A layer without any weights has no tier.
+    """
+    pinned = {exception.tensor: exception.device for exception in plan.exceptions}
+    return tuple(_tiers_of(layer, plan, pinned) for layer in model.layers)
+
+
+def tier_of(device: DeviceId) -> Tier:
+    """Return the tier that a device belongs to."""
+    if is_gpu(device):
+        return Tier.VRAM
+    return Tier.SSD if device == SSD else Tier.RAM
+
+
+def _tiers_of(layer: Layer, plan: Plan, pinned: dict[str, DeviceId]) -> tuple[Tier, ...]:
+    placement = plan.layers[layer.index]
+    parts = dict(placement.experts)
+    tiers = {
+        tier_of(pinned.get(tensor.name) or (parts[tensor.part] if tensor.part else placement.dense))
+        for tensor in layer.expert_tensors
+    }
+    if not tiers and layer.dense_tensors:
+        tiers = {tier_of(placement.dense)}
+    return tuple(tier for tier in Tier if tier in tiers)
+
+
+def _shares(model: Model, plan: Plan) -> tuple[ExpertShare, ...]:
+    shares = []
+    for device in (*plan.devices, HOST, SSD):
+        size_bytes = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
+        if size_bytes:
+            per_token_bytes = size_bytes * model.experts_used // max(1, model.expert_count)
+            shares.append(
+                ExpertShare(device=device, size_bytes=size_bytes, per_token_bytes=per_token_bytes)
+            )
+    return tuple(shares)
+
+
+def _verdict(plan: Plan) -> Verdict:
+    if plan.ledger.total_bytes(SSD):
+        return Verdict.EXPERTS_ON_SSD
+    if not plan.devices:
+        return Verdict.ALL_IN_RAM
+    if plan.gpu_layer_count < len(plan.layers):
+        return Verdict.LAYERS_IN_RAM
+    if plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS):
+        return Verdict.EXPERTS_IN_RAM
+    return Verdict.ALL_IN_VRAM

@@ -1,0 +1,187 @@
+"""A plan as lines for a terminal.
+
+Knows: the order of the answer, its words, and the strip of layers.
+Does not know: how a plan is made, or what a console is.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from rich.text import Text
+
+from moerun.machine.description import SSD, Machine
+from moerun.model.description import Model
+from moerun.planning.plan import Plan
+from moerun.planning.strategy import Tier
+from moerun.planning.summary import layer_tiers, summarize
+from moerun.report.bars import TIER_STYLES, device_lines
+from moerun.report.console import Page, flow, labelled
+from moerun.report.plain import printable
+from moerun.units import format_gib
+
+_INDENT: Final = 12
+_STRIP_INDENT: Final = 6
+_STRIP_GROUP: Final = 10
+_LETTERS: Final = {Tier.VRAM: "V", Tier.RAM: "R", Tier.SSD: "S"}
+_TIER_NAMES: Final = {Tier.VRAM: "VRAM", Tier.RAM: "RAM", Tier.SSD: "SSD"}
+_NOTHING: Final = "-"  # a layer without weights
+
+
+def plan_lines(
+    model: Model, machine: Machine, plan: Plan, page: Page, *, explains: bool = False
+) -> Iterator[Text]:
+    """Yield the whole answer; with `explains`, every decision and its reason at the end."""
+    yield from title_lines(model, page)
+    yield Text()
+    yield from device_lines(model, machine, plan, page)
+    yield Text()
+    yield from strip_lines(model, plan, page)
+    yield Text()
+    yield from _fact_lines(model, machine, plan, page)
+    if plan.cautions:
+        yield Text()
+    for caution in plan.cautions:
+        sentence = printable(caution.message)
+        yield from labelled("Caution", sentence, page, indent=_INDENT, style="bold yellow")
+    if explains:
+        yield Text()
+        yield from decision_lines(plan, page)
+
+
+def title_lines(model: Model, page: Page) -> Iterator[Text]:
+    """Yield the model's name and what it is."""
+    yield Text(printable(model.name), style="bold")
+    facts = [printable(model.architecture), printable(model.quantization)]
+    facts += [format_gib(model.file_bytes), f"{len(model.layers)} layers"]
+    if model.expert_count:
+        facts.append(f"{model.experts_used} of {model.expert_count} experts per token")
+        facts.append(f"experts {format_gib(model.expert_bytes)}")
+    else:
+        facts.append("no experts")
+    line = page.glyphs.separator.join(facts)
+    yield from flow((Text(line),), page, indent=0)
+
+
+def strip_lines(model: Model, plan: Plan, page: Page) -> Iterator[Text]:
+    """Yield one letter for each layer, in tens: the tier that its experts lie in.
+
+    A layer over two tiers has the small letter of the faster one.
+    """
+    tiers = layer_tiers(model, plan)
+    what = "Experts" if model.is_sparse else "Weights"
+    yield from labelled(f"{what} by layer", _legend(tiers), page, indent=_STRIP_INDENT + 12)
+    groups = max(1, (page.columns - _STRIP_INDENT) // (_STRIP_GROUP + 1))
+    per_line = groups * _STRIP_GROUP
+    for start in range(0, len(tiers), per_line):
+        line = Text(f"{start:>{_STRIP_INDENT - 2}}  ", style="dim")
+        for index, found in enumerate(tiers[start : start + per_line]):
+            if index and index % _STRIP_GROUP == 0:
+                line.append(" ")
+            line.append(_letter(found), style=f"not dim {_style(found)}")
+        yield line
+
+
+def decision_lines(plan: Plan, page: Page) -> Iterator[Text]:
+    """Yield every decision: what was chosen for what, and why."""
+    yield Text("Decisions", style="bold")
+    step = ""
+    for decision in plan.decisions:
+        sentence = f"{decision.subject}: {decision.chosen}"
+        if decision.instead_of is not None:
+            sentence += f" instead of {decision.instead_of}"
+        if decision.because:
+            sentence += f" ({decision.because})"
+        label = "" if decision.step == step else f"  {decision.step}"
+        step = decision.step
+        yield from labelled(label, printable(sentence), page, indent=_INDENT)
+
+
+def _fact_lines(model: Model, machine: Machine, plan: Plan, page: Page) -> Iterator[Text]:
+    for label, sentence in (
+        ("Context", _context_sentence(model, plan)),
+        ("Loading", _loading_sentence(plan)),
+        ("Per token", _token_sentence(machine, model, plan)),
+        ("Memory", _memory_sentence(model, plan)),
+        ("Arithmetic", _arithmetic_sentence(plan)),
+    ):
+        if sentence:
+            yield from labelled(label, sentence, page, indent=_INDENT)
+
+
+def _context_sentence(model: Model, plan: Plan) -> str:
+    sentence = f"{plan.context_tokens:,} tokens"
+    if model.train_context_tokens:
+        sentence += f" of {model.train_context_tokens:,} trained"
+    rung = plan.next_rung
+    if rung is None:
+        return sentence
+    if not rung.fits:
+        return f"{sentence}; {rung.context_tokens:,} would not fit"
+    if rung.expert_bytes_moved:
+        cost = f"would move {format_gib(rung.expert_bytes_moved)} of experts to slower memory"
+    else:
+        cost = "would move no expert"
+    return f"{sentence}; {rung.context_tokens:,} {cost}"
+
+
+def _loading_sentence(plan: Plan) -> str:
+    because = next((d.because for d in plan.decisions if d.subject == "load mode"), "")
+    return f"{plan.load_mode}: {because}" if because else str(plan.load_mode)
+
+
+def _token_sentence(machine: Machine, model: Model, plan: Plan) -> str:
+    """Say what one token reads of the experts, if it draws on all of them alike."""
+    shares = [
+        f"{format_gib(share.per_token_bytes)} from {_place(machine, share.device)}"
+        for share in summarize(model, plan).experts
+    ]
+    return f"reads of the experts {', '.join(shares)} on average" if shares else ""
+
+
+def _memory_sentence(model: Model, plan: Plan) -> str:
+    sums = summarize(model, plan)
+    if not sums.ssd_bytes:
+        return f"{format_gib(sums.memory_bytes)}, with all weights in memory"
+    return (
+        f"{format_gib(sums.memory_bytes)} instead of the {format_gib(sums.full_bytes)} that full "
+        f"loading takes: {format_gib(sums.ssd_bytes)} saved"
+    )
+
+
+def _arithmetic_sentence(plan: Plan) -> str:
+    """Say what the exact numbers of an answer depend on."""
+    kv = {plan.kv_encoding_k.lower(): None, plan.kv_encoding_v.lower(): None}
+    return (
+        f"micro-batch {plan.ubatch_tokens}, repacking {'on' if plan.extra_buffers else 'off'}, "
+        f"flash attention {plan.flash_attention}, KV {'/'.join(kv)}, {plan.threads} threads"
+    )
+
+
+def _place(machine: Machine, device: str) -> str:
+    return next(
+        (machine.label(gpu.id) for gpu in machine.gpus if gpu.id == device),
+        "SSD" if device == SSD else "RAM",
+    )
+
+
+def _legend(tiers: tuple[tuple[Tier, ...], ...]) -> str:
+    """Name the letters that occur."""
+    met = [tier for tier in Tier if any(tier in found for found in tiers)]
+    words = [f"{_LETTERS[tier]} {_TIER_NAMES[tier]}" for tier in met]
+    split = sorted({_letter(found) for found in tiers if len(found) > 1})
+    if split:
+        words.append(f"{', '.join(split)}: partly in slower memory")
+    if any(not found for found in tiers):
+        words.append(f"{_NOTHING} no weights")
+    return "  ".join(words)
+
+
+def _letter(tiers: tuple[Tier, ...]) -> str:
+    if not tiers:
+        return _NOTHING
+    letter = _LETTERS[tiers[0]]
+    return letter if len(tiers) == 1 else letter.lower()
+
+
+def _style(tiers: tuple[Tier, ...]) -> str:
+    return TIER_STYLES[tiers[0]] if tiers else "default"

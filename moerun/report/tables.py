@@ -1,0 +1,60 @@
+"""Plain tables: upper-case headings, no rules, columns that scripts can cut.
+
+Knows: how rows are aligned and written.
+Does not know: where the rows come from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from rich.text import Text
+
+from moerun.report.console import Page, labelled
+from moerun.report.plain import printable
+from moerun.units import format_gib
+
+_GAP: Final = 2
+_ABSENT: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRow:
+    """One model at hand, and how it would be placed; sums are None where it cannot be planned."""
+
+    name: str
+    path: str
+    verdict: str
+    file_bytes: int | None = None
+    vram_bytes: int | None = None
+    ram_bytes: int | None = None
+    ssd_bytes: int | None = None
+    context_tokens: int | None = None
+    error: str | None = None
+
+
+def model_lines(rows: tuple[ModelRow, ...], page: Page) -> Iterator[Text]:
+    """Yield a heading and one row for each model; a long verdict goes on below itself."""
+    cells = [("NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT")]
+    cells += [
+        (
+            printable(row.name),
+            _size(row.file_bytes),
+            _size(row.vram_bytes),
+            _size(row.ram_bytes),
+            _size(row.ssd_bytes),
+            _ABSENT if row.context_tokens is None else f"{row.context_tokens:,}",
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) + _GAP for column in zip(*cells, strict=True)]
+    verdicts = ["VERDICT", *(printable(row.error or row.verdict) for row in rows)]
+    for row_cells, verdict in zip(cells, verdicts, strict=True):
+        label = "".join(cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True))
+        yield from labelled(label, verdict, page, indent=sum(widths))
+
+
+def _size(size_bytes: int | None) -> str:
+    if size_bytes is None:
+        return _ABSENT
+    return format_gib(size_bytes) if size_bytes else "0"
