@@ -160,3 +160,14 @@ def test_adapters_that_nothing_serves_are_named():
     served = an_engine_device("Vulkan0", registry="Vulkan", device_id="0000:03:00.0")
     _, notes = find_gpus((served,), (), adapters[1:], surroundings())
     assert notes == ()
+    around = surroundings(engine_backends=frozenset(("cpu", "vulkan")))
+    _, (note,) = find_gpus((), (), adapters[1:], around)
+    assert note.endswith("it is hidden or lacks a driver")
+
+
+def test_a_card_that_vulkan_drives_without_nvidias_driver_is_no_idle_one():
+    adapter = Adapter(pci_address="0000:01:00.0", vendor="NVIDIA")
+    device = an_engine_device("Vulkan0", registry="Vulkan")
+    gpus, notes = find_gpus((device,), (), (adapter,), surroundings())
+    assert [gpu.backend for gpu in gpus] == [GpuBackend.VULKAN]
+    assert notes == ()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moerun.settings.keys import Key
 
 SCHEMA = 1
+VARIABLES = {"MOERUN_<SETTING>": "any setting by its last name, such as MOERUN_VRAM_LIMIT=8G"}
 
 
 def config(

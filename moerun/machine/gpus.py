@@ -28,6 +28,7 @@ _BACKENDS: Final[Mapping[str, GpuBackend]] = {
     "SYCL": GpuBackend.SYCL,
     "RPC": GpuBackend.RPC,
 }
+_VULKAN_REMEDY: Final = "rebuild it with: make run BACKEND=vulkan"
 # A slice of a card (MIG) or a virtual device is smaller than its card by more than this.
 _SLICE_FRACTION: Final = 0.9
 
@@ -197,7 +198,7 @@ def _gpus_without_engine(
     notes = ["no engine was asked; the GPUs are those that the driver lists"]
     if around.system == DARWIN:
         notes = ["no engine was asked, and only it lists the GPU of a Mac"]
-    notes.extend(_unserved_notes(cards, adapters))
+    notes.extend(_unserved_notes(cards, adapters, listed=frozenset()))
     if around.visible_devices is not None and cards:
         if around.visible_devices.strip() in ("", "-1"):
             return (), (*notes, _hidden_note(cards))
@@ -232,9 +233,10 @@ def _unused_notes(
     around: Surroundings,
 ) -> tuple[str, ...]:
     """Say which cards lie idle beside the engine, and what would put them to use."""
-    listed = {_pci_address(device) for device in devices if device.device_id is not None}
+    addresses = (_pci_address(device) for device in devices)
+    listed = frozenset(address for address in addresses if address is not None)
     idle = tuple(card for card in cards if card.pci_address not in listed)
-    notes = list(_unserved_notes(cards, adapters))
+    notes = list(_unserved_notes(cards, adapters, listed=listed))
     has_cuda = any(backend_of(device) is GpuBackend.CUDA for device in devices)
     if idle and (has_cuda or around.visible_devices is not None):
         notes.append(_hidden_note(idle))
@@ -248,18 +250,22 @@ def _unused_notes(
             f"the engine was built without CUDA, so {_names(idle)} is not used; "
             "rebuild it with: make run BACKEND=cuda"
         )
+    can_list = around.engine_backends & {"vulkan", "hip"}
+    remedy = "it is hidden or lacks a driver" if can_list else _VULKAN_REMEDY
     notes.extend(
         f"the engine does not list the {adapter.vendor} GPU at {adapter.pci_address}"
-        f"{_of_memory(adapter)}; rebuild it with: make run BACKEND=vulkan"
+        f"{_of_memory(adapter)}; {remedy}"
         for adapter in adapters
         if adapter.vendor != "NVIDIA" and adapter.pci_address not in listed
     )
     return tuple(notes)
 
 
-def _unserved_notes(cards: tuple[Card, ...], adapters: tuple[Adapter, ...]) -> tuple[str, ...]:
-    """Say which NVIDIA adapters have no working driver."""
-    served = {card.pci_address for card in cards}
+def _unserved_notes(
+    cards: tuple[Card, ...], adapters: tuple[Adapter, ...], *, listed: frozenset[str]
+) -> tuple[str, ...]:
+    """Say which NVIDIA adapters have no working driver; one the engine lists has some other."""
+    served = {card.pci_address for card in cards} | listed
     return tuple(
         f"the NVIDIA GPU at {adapter.pci_address} is not served by a driver and is not used"
         for adapter in adapters
