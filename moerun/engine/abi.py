@@ -161,12 +161,12 @@ class Abi:
     device_count: Callable[[], int]
     device_at: Callable[[int], int]
     device_by_type: Callable[[int], int | None]
+    device_name: Callable[[int], bytes]
+    device_description: Callable[[int], bytes]
     device_properties: Callable[[int, Any], None]
     device_registration: Callable[[int], int]
     device_buffer_type: Callable[[int], int]
     registration_name: Callable[[int], bytes]
-    registration_device_count: Callable[[int], int]
-    registration_device: Callable[[int, int], int]
     buffer_type_name: Callable[[int], bytes]
     register: Callable[[int], None]
     add_rpc_server: Callable[[bytes], int | None] | None
@@ -296,11 +296,11 @@ def _bind(llama: Any, folder: Path) -> Abi:
         device_properties=_function(
             base, "ggml_backend_dev_get_props", None, pointer, ctypes.POINTER(DeviceProperties)
         ),
+        device_name=_function(base, "ggml_backend_dev_name", text, pointer),
+        device_description=_function(base, "ggml_backend_dev_description", text, pointer),
         device_registration=_function(base, "ggml_backend_dev_backend_reg", pointer, pointer),
         device_buffer_type=_function(base, "ggml_backend_dev_buffer_type", pointer, pointer),
         registration_name=_function(base, "ggml_backend_reg_name", text, pointer),
-        registration_device_count=_function(base, "ggml_backend_reg_dev_count", size, pointer),
-        registration_device=_function(base, "ggml_backend_reg_dev_get", pointer, pointer, size),
         buffer_type_name=_function(base, "ggml_backend_buft_name", text, pointer),
         add_rpc_server=None
         if rpc is None

@@ -17,7 +17,7 @@ from moerun.codec import to_plain
 from moerun.engine import abi
 from moerun.engine.arguments import EngineDeviceRef
 from moerun.engine.child_probe import EngineProbe
-from moerun.engine.workers import greet_worker
+from moerun.engine.workers import greet_worker, reach_worker
 from moerun.errors import EngineMissing, EngineRefused, MoerunError
 from moerun.machine.description import DeviceId, EngineDevice, EngineDeviceKind
 from moerun.machine.gpus import device_id_of
@@ -36,8 +36,14 @@ _registered_workers: Final[set[str]] = set()
 
 
 def list_devices(workers: tuple[str, ...] = ()) -> tuple[EngineDevice, ...]:
-    """Return ggml's device list, the given workers and the processor included."""
-    return tuple(device for device, _ in _devices(workers))
+    """Return ggml's device list: what is in this machine, and the devices of the given workers."""
+    opened = abi.open_engine()
+    register_workers(workers)
+    return tuple(
+        _describe(opened, pointer)
+        for pointer in _pointers(opened)
+        if not _is_remote(opened, pointer) or _text(opened.device_description(pointer)) in workers
+    )
 
 
 def register_workers(workers: tuple[str, ...]) -> None:
@@ -45,6 +51,8 @@ def register_workers(workers: tuple[str, ...]) -> None:
     opened = abi.open_engine()
     for address in workers:
         if address in _registered_workers:
+            # A greeting would wait for the connection that this very process may hold.
+            reach_worker(address)
             continue
         if opened.add_rpc_server is None:
             raise EngineMissing(
@@ -61,8 +69,16 @@ def register_workers(workers: tuple[str, ...]) -> None:
 
 def device_pointers(references: tuple[EngineDeviceRef, ...]) -> tuple[int, ...]:
     """Return ggml's pointer for each device, found by id; EngineRefused when one is gone."""
-    known = _devices()
-    return tuple(_find(reference, known) for reference in references)
+    opened = abi.open_engine()
+    known = {_id(opened, pointer): pointer for pointer in _pointers(opened)}
+    for reference in references:
+        if reference.id not in known:
+            raise EngineRefused(
+                f"The device {reference.id} ({reference.engine_name}) that the plan uses is not "
+                f"there; the engine lists {', '.join(known)}.",
+                hint="Plan again: the machine has changed since.",
+            )
+    return tuple(known[reference.id] for reference in references)
 
 
 def buffer_type_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]:
@@ -83,19 +99,35 @@ def processor_buffer_type() -> int:
     return opened.device_buffer_type(processor)
 
 
-def _devices(workers: tuple[str, ...] = ()) -> tuple[tuple[EngineDevice, int], ...]:
-    opened = abi.open_engine()
-    register_workers(workers)
-    return tuple(
-        _describe(opened, opened.device_at(index)) for index in range(opened.device_count())
+def _pointers(opened: abi.Abi) -> tuple[int, ...]:
+    return tuple(opened.device_at(index) for index in range(opened.device_count()))
+
+
+def _is_remote(opened: abi.Abi, pointer: int) -> bool:
+    return opened.registration_name(opened.device_registration(pointer)).startswith(b"RPC")
+
+
+def _id(opened: abi.Abi, pointer: int) -> DeviceId:
+    """Return a device's id without asking a worker, which may have ended since."""
+    if not _is_remote(opened, pointer):
+        return device_id_of(_describe(opened, pointer))
+    return device_id_of(
+        EngineDevice(
+            name=_text(opened.device_name(pointer)),
+            description=_text(opened.device_description(pointer)),
+            registry="RPC",
+            kind=EngineDeviceKind.GPU,
+            free_bytes=0,
+            total_bytes=0,
+        )
     )
 
 
-def _describe(opened: abi.Abi, pointer: int) -> tuple[EngineDevice, int]:
+def _describe(opened: abi.Abi, pointer: int) -> EngineDevice:
     properties = abi.DeviceProperties()
     opened.device_properties(pointer, ctypes.byref(properties))
     registration = opened.device_registration(pointer)
-    device = EngineDevice(
+    return EngineDevice(
         name=_text(properties.name),
         description=_text(properties.description),
         registry=_text(opened.registration_name(registration)),
@@ -103,19 +135,6 @@ def _describe(opened: abi.Abi, pointer: int) -> tuple[EngineDevice, int]:
         free_bytes=properties.free_bytes,
         total_bytes=properties.total_bytes,
         device_id=_text(properties.device_id).lower() or None,
-    )
-    return device, pointer
-
-
-def _find(reference: EngineDeviceRef, known: tuple[tuple[EngineDevice, int], ...]) -> int:
-    for device, pointer in known:
-        if device_id_of(device) == reference.id:
-            return pointer
-    names = ", ".join(device.name for device, _ in known)
-    raise EngineRefused(
-        f"The device {reference.id} ({reference.engine_name}) that the plan uses is not there; "
-        f"the engine lists {names}.",
-        hint="Plan again: the machine has changed since.",
     )
 
 

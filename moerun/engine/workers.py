@@ -46,10 +46,7 @@ def greet_worker(address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
             "another program, since a worker serves one at a time."
         ) from error
     except OSError as error:
-        raise EngineRefused(
-            f"The worker at {address} cannot be reached: {error.strerror or error}.",
-            hint="Is it running there, and is the port open?",
-        ) from error
+        raise _unreachable(address, error) from error
     if len(answer) < _ANSWER.size:
         raise EngineRefused(f"What listens at {address} is not an RPC worker of llama.cpp.")
     _, major, minor, patch, *_ = _ANSWER.unpack(answer)
@@ -58,6 +55,21 @@ def greet_worker(address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
             f"The worker at {address} speaks protocol {major}.{minor}.{patch} and this engine "
             f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}; build both from the same version."
         )
+
+
+def reach_worker(address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+    """Open and close a connection, which a busy worker takes too; EngineRefused when it is gone."""
+    try:
+        socket.create_connection(split_address(address), timeout=timeout_s).close()
+    except OSError as error:
+        raise _unreachable(address, error) from error
+
+
+def _unreachable(address: str, error: OSError) -> EngineRefused:
+    return EngineRefused(
+        f"The worker at {address} cannot be reached: {error.strerror or error}.",
+        hint="Is it running there, and is the port open?",
+    )
 
 
 def _receive(connection: socket.socket, size_bytes: int) -> bytes:

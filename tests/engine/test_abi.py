@@ -1,0 +1,97 @@
+"""What moerun believes of llama.cpp's binary interface, held to the installed engine."""
+
+import ctypes
+import dataclasses
+import subprocess
+import sys
+
+import gguf
+import pytest
+
+from moerun.engine import abi
+from moerun.engine.load import KV_ENCODINGS
+
+pytestmark = pytest.mark.engine
+
+
+def test_the_installed_engine_matches_every_belief():
+    opened = abi.open_engine()
+    assert abi.installed_version() == abi.VERSION
+    assert abi.mismatches(opened) == ()
+
+
+def test_struct_sizes():
+    opened = abi.open_engine()
+    assert ctypes.sizeof(opened.llama.llama_model_params) == abi.MODEL_PARAMETERS_BYTES
+    assert ctypes.sizeof(opened.llama.llama_context_params) == abi.CONTEXT_PARAMETERS_BYTES
+    assert ctypes.sizeof(abi.TensorBufferOverride) == 16
+    assert ctypes.sizeof(abi.BackendRegistration) == 48
+    assert ctypes.sizeof(abi.DeviceProperties) == 56
+
+
+def test_every_default_is_read_and_compared():
+    """A field that drifts by one place shows, since its neighbours differ."""
+    opened = abi.open_engine()
+
+    class Shifted:
+        def __init__(self, changes):
+            self.changes = changes
+
+        def __getattr__(self, name):
+            if name == "llama_model_default_params":
+                return self.parameters
+            return getattr(opened.llama, name)
+
+        def parameters(self):
+            values = opened.llama.llama_model_default_params()
+            for name, value in self.changes.items():
+                setattr(values, name, value)
+            return values
+
+    for field, value in (("use_extra_bufts", False), ("load_mode", 3), ("no_alloc", True)):
+        drifted = dataclasses.replace(opened, llama=Shifted({field: value}))
+        problems = abi.mismatches(drifted)
+        assert len(problems) == 1
+        assert field in problems[0]
+
+
+def test_another_backend_version_is_noticed():
+    opened = abi.open_engine()
+    registration = abi.BackendRegistration(api_version=3)
+    other = dataclasses.replace(
+        opened, device_registration=lambda _: ctypes.addressof(registration)
+    )
+    assert abi.mismatches(other) == ("a backend has API version 3, not 2",)
+
+
+def test_libraries_are_those_that_libllama_uses():
+    """A second copy of libggml would have a registry of its own, without our workers."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc/self/maps")
+    abi.open_engine()
+    with open("/proc/self/maps", encoding="utf-8") as maps:
+        files = {line.split()[-1] for line in maps if "libggml" in line}
+    for name in ("libggml.so", "libggml-base.so", "libggml-rpc.so", "libggml-cpu.so"):
+        assert len([file for file in files if f"{name}" in file]) == 1
+
+
+def test_kv_encodings_have_ggmls_numbers():
+    for name, number in KV_ENCODINGS.items():
+        assert gguf.GGMLQuantizationType[name] == number
+
+
+def test_load_modes_and_flash_attention_have_llamas_numbers():
+    llama = abi.open_engine().llama
+    for mode in abi.EngineLoadMode:
+        assert getattr(llama, f"LLAMA_LOAD_MODE_{mode.name}") == mode
+    assert llama.LLAMA_FLASH_ATTN_TYPE_AUTO == abi.FlashAttention.AUTO
+    assert llama.LLAMA_FLASH_ATTN_TYPE_DISABLED == abi.FlashAttention.OFF
+    assert llama.LLAMA_FLASH_ATTN_TYPE_ENABLED == abi.FlashAttention.ON
+
+
+def test_asking_for_the_version_does_not_open_the_engine():
+    program = (
+        "import sys; from moerun.engine import abi; assert abi.installed_version(); "
+        "assert 'llama_cpp' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
