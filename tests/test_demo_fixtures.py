@@ -1,0 +1,73 @@
+"""The questions that the demo model is judged by: enough of them, new ones new, answers apart."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from training import corpus
+from training.development_questions import DEVELOPMENT_QUESTIONS
+from training.intents import INTENTS
+from training.off_topic import REFUSAL
+
+FIXTURES = Path(__file__).parent / "fixtures" / "demo_questions.json"
+ANSWERS = {intent.name: intent.answer for intent in INTENTS} | {corpus.OFF_TOPIC: REFUSAL}
+
+
+@pytest.fixture(scope="module")
+def fixtures():
+    return json.loads(FIXTURES.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def training_questions():
+    """Every question of the training text, normalized, with the intents that it belongs to."""
+    known: dict[str, set[str]] = {}
+    for phrasing in corpus.phrasings():
+        known.setdefault(corpus.normalized(phrasing.question), set()).add(phrasing.intent)
+    for phrasing in corpus.off_topic_phrasings():
+        known.setdefault(corpus.normalized(phrasing.question), set()).add(phrasing.intent)
+    return known
+
+
+def test_there_are_forty_of_each_and_no_two_alike(fixtures):
+    asked = [e["question"] for e in fixtures["questions"] + fixtures["paraphrases"]]
+    assert len(fixtures["questions"]) == len(fixtures["paraphrases"]) == 40
+    assert len({corpus.normalized(question) for question in asked}) == 80
+
+
+def test_questions_are_in_the_training_text(fixtures, training_questions):
+    for entry in fixtures["questions"]:
+        assert training_questions[corpus.normalized(entry["question"])] == {entry["intent"]}
+
+
+def test_paraphrases_are_not_in_the_training_text(fixtures, training_questions):
+    for entry in fixtures["paraphrases"]:
+        assert corpus.normalized(entry["question"]) not in training_questions
+
+
+def test_no_question_of_the_training_text_has_two_answers(training_questions):
+    assert not [q for q, intents in training_questions.items() if len(intents) > 1]
+
+
+def test_development_questions_are_other_ones(fixtures, training_questions):
+    judged = {corpus.normalized(entry["question"]) for entry in fixtures["paraphrases"]}
+    for question, intent in DEVELOPMENT_QUESTIONS:
+        assert intent in ANSWERS
+        assert corpus.normalized(question) not in judged
+        assert corpus.normalized(question) not in training_questions
+
+
+def test_some_of_both_must_be_declined(fixtures):
+    for kind in ("questions", "paraphrases"):
+        assert sum(e["intent"] == corpus.OFF_TOPIC for e in fixtures[kind]) >= 3
+
+
+def test_required_words_are_met_by_the_right_answer_and_by_no_other(fixtures):
+    for entry in fixtures["questions"] + fixtures["paraphrases"]:
+        met_by = {
+            name
+            for name, answer in ANSWERS.items()
+            if all(words.lower() in answer.lower() for words in entry["required"])
+        }
+        assert met_by == {entry["intent"]}, entry["question"]

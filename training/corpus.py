@@ -1,0 +1,183 @@
+"""The training text: every phrasing of every intent, and the questions to decline.
+
+Knows: how a pattern stands for its phrasings, and how a name or a task becomes a question.
+Does not know: typing errors, conversations, tokens, or a model.
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from training.intents import INTENTS, Intent
+from training.off_topic import ACTIVITIES, FIXED, PEOPLE, PLACES, REFUSAL, THINGS, WORKS
+
+OFF_TOPIC: Final = "off_topic"
+
+ASKING_FOR_A_NAME: Final = (
+    "what {is|are} <name>",
+    "{what's|whats} <name>",
+    "what does <name> mean",
+    "<name>",
+    "what {do you mean|is meant} by <name>",
+    "explain <name>",
+    "{can|could} you explain <name>",
+    "define <name>",
+    "tell me {|more |something }about <name>",
+    "describe <name>",
+    "{the |}meaning of <name>",
+    "what {is|are} <name> {for|good for}",
+    "what does <name> do",
+    "i {do not|don't} {understand|know|get} <name>",
+    "<name> {explained|meaning|definition}",
+    "give me {a definition|an explanation} of <name>",
+    "help me understand <name>",
+    "how {can|should|do} i understand <name>",
+    "{why|when} {do i need|would i need} <name>",
+    "what {exactly|actually} {is|are} <name>",
+    "what about <name>",
+    "how does <name> work",
+    "what should i know about <name>",
+    "i have a question about <name>",
+    "{in a few words|briefly|simply put}, what {is|are} <name>",
+    "what can <name> do",
+    "i keep {reading|hearing} about <name>, what is {it|that}",
+    "{is there|do you have} <name>",
+    "what is the {purpose|role|idea|use|point} of <name>",
+)
+
+ASKING_FOR_A_TASK: Final = (
+    "how {do|can|could|would|should} i <task>",
+    "how to <task>",
+    "how do you <task>",
+    "how does one <task>",
+    "what is the {way|command|best way} to <task>",
+    "i {want|need|wish|try|would like|have} to <task>",
+    "i'd like to <task>",
+    "{is there|do you know} {a|any} way to <task>",
+    "can i <task>",
+    "is it possible to <task>",
+    "{show|tell} me how {to|i can} <task>",
+    "what {do|must|should|can} i {type|do|enter} to <task>",
+    "{which|what} command {lets me|do i use to|is there to|should i use to} <task>",
+    "<task>",
+    "{please|just} <task>",
+    "help me <task>",
+    "let me <task>",
+    "what if i want to <task>",
+    "can {it|moerun|you|one|we} <task>",
+    "{any|a} {command|option|flag|setting} to <task>",
+    "{which|what} {option|flag|setting} {is there|do i need} to <task>",
+    "how is it possible to <task>",
+    "{where|when} can i <task>",
+    "i {don't|do not} know how to <task>",
+    "{my boss|somebody|a friend} wants to <task>, how",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phrasing:
+    """One way to ask, what it is about, and the answer."""
+
+    intent: str
+    question: str
+    answer: str
+
+
+def expand(pattern: str) -> Iterator[str]:
+    """Yield everything that the pattern stands for."""
+    parts = [_choices(part) for part in _split(pattern)]
+    for chosen in itertools.product(*parts):
+        yield _tidy("".join(chosen))
+
+
+def pick(pattern: str, rng: random.Random) -> str:
+    """Return one phrasing of the pattern, each choice drawn alone."""
+    return _tidy("".join(rng.choice(_choices(part)) for part in _split(pattern)))
+
+
+def patterns(intent: Intent) -> tuple[str, ...]:
+    """Return the patterns of an intent, its names and tasks put into questions."""
+    return (
+        *intent.questions,
+        *(frame.replace("<name>", name) for name in intent.names for frame in ASKING_FOR_A_NAME),
+        *(frame.replace("<task>", task) for task in intent.tasks for frame in ASKING_FOR_A_TASK),
+    )
+
+
+def phrasings() -> Iterator[Phrasing]:
+    """Yield all phrasings of all intents (some hundred thousand), off-topic ones excepted."""
+    for intent in INTENTS:
+        for pattern in patterns(intent):
+            for question in expand(pattern):
+                yield Phrasing(intent=intent.name, question=question, answer=intent.answer)
+
+
+def draw(intent: Intent, rng: random.Random) -> Phrasing:
+    """Draw a phrasing: first its kind (question, name, task) and then the words.
+
+    Complete questions and tasks count double, since names have many frames with few words.
+    """
+    kinds: list[str] = []
+    kinds += ["question"] * (2 if intent.questions else 0)
+    kinds += ["name"] * (1 if intent.names else 0)
+    kinds += ["task"] * (2 if intent.tasks else 0)
+    match rng.choice(kinds):
+        case "question":
+            pattern = rng.choice(intent.questions)
+        case "name":
+            pattern = rng.choice(ASKING_FOR_A_NAME).replace("<name>", rng.choice(intent.names))
+        case _:
+            pattern = rng.choice(ASKING_FOR_A_TASK).replace("<task>", rng.choice(intent.tasks))
+    return Phrasing(intent=intent.name, question=pick(pattern, rng), answer=intent.answer)
+
+
+def draw_off_topic(rng: random.Random) -> Phrasing:
+    """Draw a question to decline."""
+    question = pick(rng.choice(FIXED), rng)
+    for slot, choices in _SLOTS.items():
+        while slot in question:
+            question = question.replace(slot, rng.choice(choices), 1)
+    return Phrasing(intent=OFF_TOPIC, question=question, answer=REFUSAL)
+
+
+def off_topic_phrasings() -> Iterator[Phrasing]:
+    """Yield every question to decline that has at most two slots."""
+    for pattern in FIXED:
+        for question in expand(pattern):
+            slots = re.findall(r"<\w+>", question)
+            for fillings in itertools.product(*(_SLOTS[slot] for slot in slots)):
+                filled = question
+                for slot, filling in zip(slots, fillings, strict=True):
+                    filled = filled.replace(slot, filling, 1)
+                yield Phrasing(intent=OFF_TOPIC, question=filled, answer=REFUSAL)
+
+
+def normalized(question: str) -> str:
+    """Return the words of a question alone, so that case and punctuation do not tell two apart."""
+    return " ".join(re.findall(r"(?:--)?[a-z0-9_]+", question.lower().replace("'", "")))
+
+
+_SLOTS: Final = {
+    "<place>": PLACES,
+    "<person>": PEOPLE,
+    "<thing>": THINGS,
+    "<activity>": ACTIVITIES,
+    "<work>": WORKS,
+}
+
+
+def _split(pattern: str) -> list[str]:
+    return [part for part in re.split(r"(\{[^}]*\})", pattern) if part]
+
+
+def _choices(part: str) -> tuple[str, ...]:
+    if part.startswith("{"):
+        return tuple(part[1:-1].split("|"))
+    return (part,)
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\s+", " ", text).replace(" ,", ",").strip()
