@@ -58,6 +58,7 @@ def test_what_the_engine_computes_is_read(encoding: str, tmp_path: Path):
             "holds 3 experts in 'blk.0.ffn_up_exps.weight' and claims 4",
         ),
         (row("blk.2.attn_norm.weight", WIDTH, encoding="F32"), "layer 2 and only 2 layers"),
+        (row("blk.0.cache.weight", 32, encoding="F32"), "'blk.0.cache.weight', which this engine"),
         ({"blk.1.ffn_down_exps.weight": None}, "layer 1 and has no ffn_down_exps there"),
         (row("blk.0.ffn_gate.0.weight", WIDTH, 256, encoding="Q4_K"), "one tensor for each exp"),
     ],

@@ -75,6 +75,23 @@ def test_a_name_tells_how_the_engine_reads_it(name: str, operation: Operation):
     assert meaning(name).operation is operation
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("blk.3.ffn_up_exps.weight", True),
+        ("blk.3.ssm_a", True),
+        ("enc.blk.0.attn_q.weight", True),
+        ("output_norm.bias", True),
+        ("blk.3.never_heard_of.weight", False),
+        ("enc.blk.0.ffn_up_exps.weight", False),
+        ("v.blk.0.attn_q.weight", False),
+        ("anything", False),
+    ],
+)
+def test_a_name_that_the_engine_never_asks_for_is_not_known(name: str, known: bool):
+    assert meaning(name).is_known is known
+
+
 def test_one_tensor_for_each_expert_is_an_old_layout():
     assert LEGACY_EXPERT.fullmatch("blk.0.ffn_gate.7.weight")
     assert not LEGACY_EXPERT.fullmatch("blk.0.ffn_gate.weight")

@@ -1,7 +1,8 @@
 """Reading a model's keys by the engine's rules, with the sentences for what breaks them.
 
 Belief: `get_key` wants exactly the type it names, `get_key_or_arr` one number or one for each
-layer - src/llama-model-loader.cpp @ llama-cpp-python 0.3.36 - checked by tests/test_hyperparameters.py.
+layer - src/llama-model-loader.cpp @ llama-cpp-python 0.3.36 - checked by
+tests/test_hyperparameters.py.
 
 Knows: key spelling, types, lengths.
 Does not know: what a value means for the model.

@@ -52,6 +52,11 @@ def _check_place(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
             f"{keys.label} has one tensor for each expert ({tensor.name}), a layout that "
             "llama.cpp no longer reads; download a current file of the model"
         )
+    if not meaning(tensor.name).is_known:
+        raise keys.refusal(
+            f"has tensor '{shown(tensor.name)}', which this engine does not know; the file may be "
+            "for a newer one"
+        )
     if tensor.layer is not None and tensor.layer >= hyper.block_count:
         raise keys.refusal(
             f"has tensor '{shown(tensor.name)}' of layer {tensor.layer} and only "

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from moerun.model.description import ExpertPart, TensorRole
+from moerun.model.known_names import IN_BLOCKS, IN_MODEL, IN_STACKS
 
 
 class Operation(StrEnum):
@@ -30,6 +31,8 @@ class Operation(StrEnum):
 class TensorMeaning:
     """What a name says: role, layer (None for those of the whole model), expert part, operation.
 
+    A name that is not `is_known` is one that the engine never asks for.
+
     Tensors that the engine keeps with the first layer although their name has no number
     (rotary factors, embedding norms) have layer 0.
     """
@@ -38,6 +41,7 @@ class TensorMeaning:
     layer: int | None
     part: ExpertPart | None
     operation: Operation
+    is_known: bool
 
 
 _BLOCK: Final = re.compile(r"(?P<stack>(?:dec\.|enc\.)?)blk\.(?P<layer>\d{1,4})\.(?P<rest>.+)")
@@ -129,8 +133,18 @@ def meaning(name: str) -> TensorMeaning:
     layer = int(block["layer"]) if block else (0 if base in _WITH_FIRST_LAYER else None)
     role, part = _block_role(base) if block else (_shared_role(base), None)
     return TensorMeaning(
-        role=role, layer=layer, part=part, operation=_operation(base, suffix, role)
+        role=role,
+        layer=layer,
+        part=part,
+        operation=_operation(base, suffix, role),
+        is_known=base in _names_in(block["stack"] if block else None),
     )
+
+
+def _names_in(stack: str | None) -> frozenset[str]:
+    if stack is None:
+        return IN_MODEL
+    return IN_STACKS if stack else IN_BLOCKS
 
 
 def _split_suffix(name: str) -> tuple[str, str | None]:
