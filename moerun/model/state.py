@@ -16,8 +16,8 @@ Does not know: architectures, devices, or how much context is wanted.
 
 from typing import Final, assert_never
 
-from moerun.model.description import AttentionSpec, CompressedSpec, LatentSpec, Layer
-from moerun.model.encodings import row_bytes
+from moerun.model.description import AttentionSpec, CompressedSpec, LatentSpec, Layer, Model
+from moerun.model.encodings import BY_NAME, row_bytes
 
 CELL_PADDING: Final = 256
 F32_BYTES: Final = 4
@@ -64,6 +64,54 @@ def kv_bytes(
     # the indexer keeps every token, also where the keys themselves are windowed
     indexer_bytes = _indexer_token_bytes(spec, key_encoding, value_encoding)
     return (token_bytes * cells + indexer_bytes * per_sequence) * streams
+
+
+def kv_encoding_problem(
+    model: Model, *, key_encoding: str, value_encoding: str, flash_attention: bool = True
+) -> str | None:
+    """Return why the engine would refuse these cache encodings, None when it takes them.
+
+    Belief: `llama_init_from_model` - src/llama-context.cpp - checked by
+    tests/engine/test_state_bytes.py.
+    """
+    value_blocks = BY_NAME[value_encoding]
+    if not flash_attention and value_blocks.is_block_quantized:
+        return f"{value_encoding} values need flash attention, which is off"
+    for layer in model.layers:
+        spec = layer.attention
+        if isinstance(spec, LatentSpec | CompressedSpec) and key_encoding != value_encoding:
+            return (
+                f"{model.architecture} keeps keys and values as one, and {key_encoding} and "
+                f"{value_encoding} differ"
+            )
+        for what, encoding, length in _head_lengths(spec, key_encoding, value_encoding):
+            if length % BY_NAME[encoding].block_values:
+                return (
+                    f"{what} of layer {layer.index} have {length} numbers for each head, not "
+                    f"whole blocks of {BY_NAME[encoding].block_values} ({encoding})"
+                )
+    return None
+
+
+def _head_lengths(
+    spec: AttentionSpec | LatentSpec | CompressedSpec | None,
+    key_encoding: str,
+    value_encoding: str,
+) -> tuple[tuple[str, str, int], ...]:
+    match spec:
+        case None:
+            return ()
+        case AttentionSpec():
+            return (
+                ("keys", key_encoding, spec.key_length),
+                ("values", value_encoding, spec.value_length),
+            )
+        case LatentSpec():
+            return (("keys", key_encoding, spec.latent_length + spec.rope_length),)
+        case CompressedSpec():
+            return (("keys", key_encoding, spec.key_values),)
+        case _:
+            assert_never(spec)
 
 
 def recurrent_bytes(layer: Layer, *, sequences: int = 1) -> int:

@@ -23,7 +23,7 @@ from moerun.model.tensor_names import LEGACY_EXPERT, Operation, meaning
 
 _NOT_WEIGHTS: Final = frozenset({"I8", "I16", "I32", "I64", "F64", "Q8_1", "Q8_K"})
 _MATRIX: Final = frozenset(BY_NAME) - _NOT_WEIGHTS
-_ALLOWED: Final[dict[Operation, frozenset[str]]] = {
+ALLOWED: Final[dict[Operation, frozenset[str]]] = {
     Operation.MATRIX: _MATRIX,
     Operation.EXPERT_MATRIX: _MATRIX,
     Operation.LOOKUP: _MATRIX,
@@ -66,7 +66,7 @@ def _check_place(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
 
 def _check_encoding(keys: Keys, tensor: Tensor) -> None:
     operation = meaning(tensor.name).operation
-    allowed = _ALLOWED[operation]
+    allowed = ALLOWED[operation]
     if operation is Operation.ELEMENTWISE and _RWKV_FACTOR.fullmatch(tensor.name):
         allowed = _HALF
     if tensor.encoding not in allowed:

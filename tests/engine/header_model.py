@@ -18,7 +18,7 @@ import llama_cpp
 
 from moerun.model.architectures import SPARSE
 from tests.model_keys import VOCABULARY, KeyValue, model_keys
-from tests.sparse_gguf import write_sparse
+from tests.sparse_gguf import TENSOR_TYPES, write_sparse
 
 CACHE = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB")
 COMPRESSOR = re.compile(r"dsv4_comp_state: \w+ ratio = .* size = +([\d.]+) MiB")
@@ -117,6 +117,8 @@ class Probe:
         parameters.kv_unified = setting["unified"]
         parameters.swa_full = setting["swa_full"]
         parameters.flash_attn_type = int(setting["flash_attention"])
+        parameters.type_k = TENSOR_TYPES[setting.get("key_encoding", "F16")]
+        parameters.type_v = TENSOR_TYPES[setting.get("value_encoding", "F16")]
         context = llama_cpp.llama_init_from_model(model, parameters)
         if not context:
             return ""

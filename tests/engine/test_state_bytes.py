@@ -13,7 +13,7 @@ import pytest
 from moerun.model.architectures import DIFFUSION, KNOWN, SPARSE, WITHOUT_MEMORY
 from moerun.model.description import Model, TensorRole
 from moerun.model.gguf_header import read_model
-from moerun.model.state import kv_bytes, recurrent_bytes
+from moerun.model.state import kv_bytes, kv_encoding_problem, recurrent_bytes
 from moerun.model.tensor_names import Operation, meaning
 from tests.model_keys import VOCABULARY
 from tests.sparse_gguf import write_sparse
@@ -107,6 +107,8 @@ def assert_same_state(model: Model, context: dict[str, Any]) -> None:
             unified=setting["unified"],
             swa_full=setting["swa_full"],
             flash_attention=flash,
+            key_encoding=setting.get("key_encoding", "F16"),
+            value_encoding=setting.get("value_encoding", "F16"),
         )
         for layer in model.layers
     )
@@ -185,3 +187,40 @@ def test_tiny_files_keep_what_the_engine_reports(
             "flash_attention": True,
         }
         assert_same_state(model, engine_sizes(path, setting))
+
+
+@pytest.mark.parametrize("architecture", ["qwen3moe", "deepseek2", "gpt-oss", "gemma2", "jamba"])
+@pytest.mark.parametrize(
+    ("key_encoding", "value_encoding"),
+    [("F16", "F16"), ("F32", "F16"), ("Q8_0", "Q8_0"), ("Q4_0", "Q8_0"), ("BF16", "Q5_1")],
+)
+@pytest.mark.parametrize("flash_attention", [True, False])
+def test_encodings_of_the_cache_are_taken_and_refused_as_told(
+    architecture: str,
+    key_encoding: str,
+    value_encoding: str,
+    flash_attention: bool,
+    tmp_path: Path,
+    engine_sizes: Any,
+):
+    model = read_model(write_tiny_model(tmp_path / "tiny.gguf", architecture))
+    problem = kv_encoding_problem(
+        model,
+        key_encoding=key_encoding,
+        value_encoding=value_encoding,
+        flash_attention=flash_attention,
+    )
+    setting = {
+        "context_tokens": 4096,
+        "ubatch_tokens": 256,
+        "sequences": 1,
+        "unified": False,
+        "swa_full": False,
+        "flash_attention": flash_attention,
+        "key_encoding": key_encoding,
+        "value_encoding": value_encoding,
+    }
+    found = engine_sizes(Path(model.files[0].path), setting)
+    assert bool(found["cache_mib"]) is (problem is None), problem
+    if problem is None:
+        assert_same_state(model, found)
