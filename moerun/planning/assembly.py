@@ -208,6 +208,7 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
             at.problem.machine.gpu(device),
             has_output=device == candidate.devices[-1],
             has_staging=candidate.has_staging,
+            is_pipelined=candidate.is_pipelined,
         )
         found += [
             Charge(device=device, kind=kind, size_bytes=s.size_bytes, confidence=s.confidence)
@@ -217,7 +218,7 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
         found.append(_assumed(device, ChargeKind.MARGIN, margin))
     found += [
         Charge(device=HOST, kind=kind, size_bytes=s.size_bytes, confidence=s.confidence)
-        for kind, s in host_charges(at, with_gpu=bool(candidate.devices))
+        for kind, s in host_charges(at, with_gpu=bool(candidate.devices), work=candidate.need.work)
     ]
     staging = candidate.need.staging_bytes
     margin = at.problem.rooms.host.margin_bytes

@@ -4,13 +4,13 @@ Knows: the default, what growing may cost, what comes after the chosen length.
 Does not know: how a placement is found.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from moerun.planning.choices import load_mode
 from moerun.planning.placement import Candidate, Problem, Situation, best_candidate, situation
 from moerun.planning.plan import Rung
-from moerun.planning.strategy import DEFAULT_CONTEXT_TOKENS, MINIMUM_CONTEXT_TOKENS
+from moerun.planning.strategy import DEFAULT_CONTEXT_TOKENS, MINIMUM_CONTEXT_TOKENS, LoadMode
 
 _LARGEST_RUNG_TOKENS: Final = 1 << 25
 
@@ -39,7 +39,7 @@ def choose_context(problem: Problem) -> Choice:
     if strategy.context_is_largest:
         return _descend(problem, trained, "the largest that fits was asked for")
     default = min(trained, DEFAULT_CONTEXT_TOKENS)
-    start = _try(problem, default, "the default: the smaller of the trained length and 8,192")
+    start = _try(problem, default, "the default is the smaller of the trained length and 8,192")
     if start.fits:
         return _grow(problem, start, trained)
     lower = _descend(problem, default, "the largest that fits below the default", below=True)
@@ -57,8 +57,14 @@ def next_rung(problem: Problem, choice: Choice) -> Rung | None:
         return Rung(context_tokens=tokens, expert_bytes_moved=0, fits=False)
     _, experts, on_ssd = choice.candidate.slow_bytes
     _, more_experts, more_on_ssd = larger.slow_bytes
-    moved = max(0, more_experts - experts) + max(0, more_on_ssd - on_ssd)
-    return Rung(context_tokens=tokens, expert_bytes_moved=moved, fits=True)
+    mode, larger_mode = load_mode(problem, choice.candidate), load_mode(problem, larger)
+    return Rung(
+        context_tokens=tokens,
+        expert_bytes_moved=max(0, more_experts - experts) + max(0, more_on_ssd - on_ssd),
+        fits=True,
+        layers_moved=max(0, larger.host_layers - choice.candidate.host_layers),
+        ends_copy=mode is LoadMode.COPY and larger_mode is not LoadMode.COPY,
+    )
 
 
 def ladder(trained_tokens: int) -> tuple[int, ...]:
@@ -97,18 +103,23 @@ def _grow(problem: Problem, start: Choice, trained: int) -> Choice:
         if tokens <= start.at.context_tokens:
             continue
         longer = _try(problem, tokens, "it grew into memory that no expert wants")
-        if not longer.fits or _gives_way(start, longer):
-            break
+        cost = _cost(start, longer)
+        if cost is not None:
+            return replace(reached, because=f"{reached.because}; {tokens:,} would {cost}")
         reached = longer
-    return reached
+    return replace(reached, because=f"{reached.because}; it is the trained length")
 
 
-def _gives_way(start: Choice, longer: Choice) -> bool:
+def _cost(start: Choice, longer: Choice) -> str | None:
+    """Return what a longer context would take away from other things, None when nothing."""
     before, after = start.candidate, longer.candidate
+    if after is None or not after.fits:
+        return "not fit"
     assert before is not None
-    assert after is not None
-    return (
-        after.slow_bytes[1:] != before.slow_bytes[1:]
-        or after.host_layers != before.host_layers
-        or load_mode(longer.at.problem, after) is not load_mode(start.at.problem, before)
-    )
+    if after.host_layers != before.host_layers:
+        return "move whole layers off the GPUs"
+    if after.slow_bytes[1:] != before.slow_bytes[1:]:
+        return "move experts to a slower tier"
+    if load_mode(longer.at.problem, after) is not load_mode(start.at.problem, before):
+        return "leave too little RAM for a copy of the host weights"
+    return None

@@ -60,10 +60,14 @@ def _next_rung(plan: Plan) -> tuple[str, ...]:
     rung = plan.next_rung
     if rung is None:
         return ()
+    costs = []
+    if rung.layers_moved:
+        costs.append(f"move {rung.layers_moved} layers with their KV cache off the GPUs")
+    if rung.expert_bytes_moved:
+        costs.append(f"push {format_gib(rung.expert_bytes_moved)} of experts to a slower tier")
+    if rung.ends_copy:
+        costs.append("leave too little RAM for a copy of the host weights")
+    cost = "would " + " and ".join(costs) if costs else "would cost nothing"
     if not rung.fits:
-        cost = "does not fit"
-    elif rung.expert_bytes_moved:
-        cost = f"would push {format_gib(rung.expert_bytes_moved)} of experts to a slower tier"
-    else:
-        cost = "would move no expert"
+        cost = "do not fit"
     return (f"context: {rung.context_tokens:,} tokens {cost}.",)

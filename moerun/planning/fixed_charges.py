@@ -1,19 +1,31 @@
 """What a device is charged before any weight: driver context, compute buffers, staging.
 
-Beliefs about llama-cpp-python 0.3.36, held to the engine's own log by
-tests/engine/test_predicted_buffers.py: logits are computed for a whole micro-batch -
-`graph_reserve` in src/llama-context.cpp; large batches copy one weight matrix at a time from host
-memory to a GPU - `ggml_backend_sched_split_graph` in ggml/src/ggml-backend.cpp.
+Beliefs about llama-cpp-python 0.3.36, held to dry runs of the engine on headers of real models by
+tests/engine/test_compute_buffers.py: the graph is reserved for a whole micro-batch, logits of all
+its tokens included - `graph_reserve` in src/llama-context.cpp; memory is used again from phase to
+phase, so that the largest phase counts - ggml/src/ggml-alloc.c; large batches copy one weight
+matrix at a time from host memory to a GPU - `ggml_backend_sched_split_graph` in
+ggml/src/ggml-backend.cpp.
 
 Knows: constants of drivers, and formulas over the shapes of a model.
 Does not know: budgets, or which layer goes where.
 """
 
 from dataclasses import dataclass
+from enum import Flag, auto
 from typing import Final
 
 from moerun.machine.description import Gpu, GpuBackend
-from moerun.model.description import AttentionSpec, Model, Tensor, TensorRole, TensorUse
+from moerun.model.description import (
+    AttentionSpec,
+    ExpertPart,
+    LatentSpec,
+    Layer,
+    Model,
+    Tensor,
+    TensorRole,
+    TensorUse,
+)
 from moerun.planning.plan import ChargeKind, Confidence, Measurements
 from moerun.planning.strategy import Strategy, Toggle
 from moerun.units import MIB
@@ -36,7 +48,10 @@ OFFLOADING: Final = frozenset(
     {GpuBackend.CUDA, GpuBackend.ROCM, GpuBackend.VULKAN, GpuBackend.SYCL, GpuBackend.METAL}
 )
 _VALUE_BYTES: Final = 4  # activations are F32
-_MASK_BYTES: Final = 6  # F32 and, for flash attention, F16
+_MASK_BYTES: Final = {Toggle.AUTO: 2, Toggle.ON: 2, Toggle.OFF: 4}  # F16 for flash attention
+# Inputs are kept this often where several devices work on batches in turn:
+# GGML_SCHED_MAX_COPIES - ggml/src/ggml-backend.cpp @ 0.3.36.
+PIPELINE_COPIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,19 +64,30 @@ class Sized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shapes:
-    """The widths of a model that decide its compute buffers, read from its tensors' shapes."""
+    """The values that one token keeps alive in each phase of a layer, from the tensors' shapes."""
 
-    layer_values: int  # values that one token keeps alive in the widest layer
+    expert_values: int
+    attention_values: int
+    feed_forward_values: int
     query_heads: int
     embedding_length: int
-    vocabulary_size: int
+    output_values: int
     largest_matrix_bytes: int
+
+
+class Work(Flag):
+    """What a device computes; it decides its buffer."""
+
+    INPUTS = 0  # it only holds embeddings and masks for others
+    EXPERTS = auto()
+    LAYERS = auto()
+    OUTPUT = auto()
 
 
 def shapes(model: Model) -> Shapes:
     """Return the widths of a model; one pass over its tensors."""
-    feed_forward = attention = recurrent = expert = largest = 0
-    heads = 1
+    embedding = model.embedding_length
+    expert = feed_forward = attention = recurrent = largest = 0
     for layer in model.layers:
         for tensor in layer.tensors:
             if tensor.use is TensorUse.SKIPPED or len(tensor.shape) < 2:
@@ -70,7 +96,7 @@ def shapes(model: Model) -> Shapes:
             rows = tensor.shape[1]
             match tensor.role:
                 case TensorRole.EXPERT:
-                    expert = max(expert, _expert_values(tensor, model))
+                    expert = max(expert, _expert_length(tensor))
                 case TensorRole.DENSE_FFN | TensorRole.SHARED_EXPERT:
                     feed_forward = max(feed_forward, rows)
                 case TensorRole.ATTENTION:
@@ -79,17 +105,20 @@ def shapes(model: Model) -> Shapes:
                     recurrent = max(recurrent, rows)
                 case _:
                     pass
-        if isinstance(layer.attention, AttentionSpec) and layer.attention.key_length:
-            heads = max(heads, attention // layer.attention.key_length)
-        elif layer.attention is not None:
-            heads = max(heads, attention // 192)  # MLA: 128 values and 64 with rotary positions
-    embedding = model.embedding_length
-    widest = max(2 * attention, 2 * recurrent, 3 * feed_forward + expert)
+    used = max(1, model.experts_used)
+    heads = max((_query_heads(layer, attention) for layer in model.layers), default=1)
     return Shapes(
-        layer_values=4 * embedding + widest,
+        # gate, up and their product; or each expert's answer, plain and weighted
+        expert_values=max(3 * used * expert, 2 * used * embedding) + 6 * embedding if expert else 0,
+        attention_values=max(
+            max((_attention_values(layer, attention, heads) for layer in model.layers), default=0),
+            4 * recurrent,
+        )
+        + 6 * embedding,
+        feed_forward_values=3 * feed_forward + 6 * embedding,
         query_heads=heads,
         embedding_length=embedding,
-        vocabulary_size=model.vocabulary_size,
+        output_values=_output_values(model),
         largest_matrix_bytes=largest,
     )
 
@@ -106,20 +135,31 @@ def host_runtime(*, with_gpu: bool) -> Sized:
 
 
 def compute(
-    shape: Shapes, strategy: Strategy, *, context_tokens: int, has_layers: bool, has_output: bool
+    shape: Shapes,
+    strategy: Strategy,
+    *,
+    context_tokens: int,
+    work: Work,
+    is_pipelined: bool = False,
 ) -> Sized:
-    """Return the compute buffer of a device, for the layers and the output that it may have."""
+    """Return the compute buffer of a device for what it computes: its most demanding phase."""
     batch = max(1, min(strategy.ubatch_tokens, context_tokens))
-    values = shape.embedding_length
-    if has_layers:
-        values = max(values, shape.layer_values)
-    if has_output:
-        values = max(values, shape.vocabulary_size + 2 * shape.embedding_length)
-    size = values * batch * _VALUE_BYTES
-    if has_layers:
-        size += context_tokens * batch * _MASK_BYTES
+    row = batch * _VALUE_BYTES
+    embedding = 2 * shape.embedding_length * row
+    mask = context_tokens * batch * _MASK_BYTES[strategy.flash_attention]
+    copies = PIPELINE_COPIES if is_pipelined else 1
+    phases = [mask + embedding]
+    if Work.EXPERTS in work:
+        phases.append(shape.expert_values * row + mask)
+    if Work.LAYERS in work:
+        scores = 0
         if strategy.flash_attention is Toggle.OFF:
-            size += context_tokens * batch * shape.query_heads * _VALUE_BYTES
+            scores = context_tokens * batch * shape.query_heads * _VALUE_BYTES
+        phases.append(shape.attention_values * row + scores + mask)
+        phases.append(shape.feed_forward_values * row + mask)
+    if Work.OUTPUT in work:
+        phases.append(shape.output_values * row + 2 * embedding)
+    size = max(phases) + (copies - 1) * (mask + embedding)
     return Sized(size_bytes=size, confidence=Confidence.DERIVED)
 
 
@@ -146,7 +186,43 @@ def staging(gpu: Gpu, shape: Shapes) -> Sized:
     return Sized(size_bytes=size, confidence=Confidence.DERIVED)
 
 
-def _expert_values(tensor: Tensor, model: Model) -> int:
-    """Return the values of one token in the experts it uses: inputs, gates, ups and downs."""
-    inner = max(tensor.shape[0], tensor.shape[1])
-    return max(1, model.experts_used) * (2 * inner + model.embedding_length)
+def _expert_length(tensor: Tensor) -> int:
+    """Return the inner length of one expert that a matrix of experts tells."""
+    match tensor.part:
+        case ExpertPart.DOWN:
+            return tensor.shape[0]
+        case ExpertPart.GATE_UP:
+            return tensor.shape[1] // 2
+        case _:
+            return tensor.shape[1]
+
+
+def _query_heads(layer: Layer, attention_rows: int) -> int:
+    """Return at least how many heads ask: the widest attention matrix has a row for each value."""
+    match layer.attention:
+        case AttentionSpec(key_length=length) if length:
+            return max(1, attention_rows // length)
+        case LatentSpec(rope_length=rope):
+            return max(1, attention_rows // (3 * rope or 1))  # 128 values beside 64 with positions
+        case _:
+            return 1
+
+
+def _attention_values(layer: Layer, attention_rows: int, heads: int) -> int:
+    """Return what attention keeps for a token: queries and answers, twice at most."""
+    match layer.attention:
+        case LatentSpec(latent_length=latent, rope_length=rope):
+            return (3 * latent + rope) * heads
+        case _:
+            return 3 * attention_rows
+
+
+def _output_values(model: Model) -> int:
+    """Return the values of one token's logits: the rows of the output matrix."""
+    rows = [
+        tensor.shape[1]
+        for tensor in model.shared
+        if len(tensor.shape) > 1
+        and (tensor.role is TensorRole.OUTPUT or tensor.use is TensorUse.DUPLICATED)
+    ]
+    return max([model.vocabulary_size, *rows])

@@ -16,7 +16,7 @@ from moerun.model.encodings import BY_NAME
 from moerun.planning import fixed_charges
 from moerun.planning.budgets import Rooms, rooms
 from moerun.planning.cargo import Cargo, PartBytes, cargo, first_fit, state_bytes, sums
-from moerun.planning.fixed_charges import Shapes, Sized, shapes
+from moerun.planning.fixed_charges import Shapes, Sized, Work, shapes
 from moerun.planning.packing import Freight, Run, cut
 from moerun.planning.pins import Pinning, resolve_pins
 from moerun.planning.plan import ChargeKind, Measurements
@@ -68,6 +68,7 @@ class Situation:
 class HostNeed:
     """What host memory must hold beside routed experts that are free to lie elsewhere."""
 
+    work: Work
     fixed_bytes: int
     layer_bytes: int
     output_bytes: int
@@ -95,6 +96,14 @@ class Candidate:
     ssd_expert_bytes: int
     remote_layers: int
     fits: bool
+
+    @property
+    def is_pipelined(self) -> bool:
+        """Whether batches may run through several devices in turn: with no weight on the host.
+
+        Belief: `pipeline_parallel` in src/llama-context.cpp @ llama-cpp-python 0.3.36.
+        """
+        return len(self.devices) > 1 and not self.has_staging
 
     @property
     def short_bytes(self) -> int:
@@ -217,16 +226,17 @@ def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
 
 
 def gpu_charges(
-    at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool
+    at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool, is_pipelined: bool = False
 ) -> tuple[tuple[ChargeKind, Sized], ...]:
     """Return what a GPU is charged before any tensor that is free to move."""
     problem = at.problem
+    work = Work.LAYERS | Work.EXPERTS | (Work.OUTPUT if has_output else Work.INPUTS)
     derived = fixed_charges.compute(
         problem.shapes,
         problem.strategy,
         context_tokens=at.context_tokens,
-        has_layers=True,
-        has_output=has_output,
+        work=work,
+        is_pipelined=is_pipelined,
     )
     compute = fixed_charges.measured_or(
         derived, problem.measured, device=gpu.id, context_tokens=at.context_tokens
@@ -240,25 +250,29 @@ def gpu_charges(
     return tuple(charges)
 
 
-def host_charges(at: Situation, *, with_gpu: bool) -> tuple[tuple[ChargeKind, Sized], ...]:
-    """Return what the host is charged before any tensor."""
+def host_charges(
+    at: Situation, *, with_gpu: bool, work: Work
+) -> tuple[tuple[ChargeKind, Sized], ...]:
+    """Return what the host is charged before any tensor, for what it computes."""
     problem = at.problem
-    compute = fixed_charges.compute(
-        problem.shapes,
-        problem.strategy,
-        context_tokens=at.context_tokens,
-        has_layers=True,
-        has_output=not with_gpu,
+    derived = fixed_charges.compute(
+        problem.shapes, problem.strategy, context_tokens=at.context_tokens, work=work
+    )
+    compute = fixed_charges.measured_or(
+        derived, problem.measured, device=HOST, context_tokens=at.context_tokens
     )
     return (
         (ChargeKind.RUNTIME, fixed_charges.host_runtime(with_gpu=with_gpu)),
-        (
-            ChargeKind.COMPUTE,
-            fixed_charges.measured_or(
-                compute, problem.measured, device=HOST, context_tokens=at.context_tokens
-            ),
-        ),
+        (ChargeKind.COMPUTE, compute),
     )
+
+
+def host_work(*, with_gpu: bool, host_layers: int, has_experts: bool) -> Work:
+    """Return what the host computes."""
+    work = Work.EXPERTS if has_experts else Work.INPUTS
+    if host_layers:
+        work |= Work.LAYERS
+    return work if with_gpu else work | Work.OUTPUT
 
 
 def tied_copy_bytes(problem: Problem) -> int:
@@ -272,11 +286,18 @@ def tied_copy_bytes(problem: Problem) -> int:
 def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> Candidate | None:
     load = at.problem.cargo
     taken = tuple(
-        _taken_bytes(at, gpu, has_output=gpu is devices[-1], has_staging=has_staging)
+        _taken_bytes(
+            at,
+            gpu,
+            has_output=gpu is devices[-1],
+            has_staging=has_staging,
+            is_pipelined=len(devices) > 1 and not has_staging,
+        )
         for gpu in devices
     )
     capacities = tuple(
-        _usable_bytes(at, gpu) - gone for gpu, gone in zip(devices, taken, strict=True)
+        _usable_bytes(at, gpu, has_staging=has_staging) - gone
+        for gpu, gone in zip(devices, taken, strict=True)
     )
     runs = cut(at.freight, capacities) if devices else ()
     if runs is None:
@@ -290,22 +311,26 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
     return _with_host(at, devices, runs, need=need, left=left, gpu_bytes=used, staged=has_staging)
 
 
-def _usable_bytes(at: Situation, gpu: Gpu) -> int:
+def _usable_bytes(at: Situation, gpu: Gpu, *, has_staging: bool) -> int:
     """Return what a GPU may be charged; of a pool, less what the host needs."""
     problem = at.problem
     usable = problem.rooms.gpu(gpu.id).usable_bytes
     if problem.rooms.pool_bytes is None:
         return usable
-    nothing = ((),) * problem.cargo.layer_count
-    need = _host_need(at, host_layers=0, with_gpu=True, left=nothing)
+    anything = problem.cargo.vram_parts if has_staging else ()
+    need = _host_need(at, host_layers=0, with_gpu=True, left=anything)
     host_bytes = problem.rooms.host.margin_bytes + need.total_bytes
     return min(usable, problem.rooms.pool_bytes - host_bytes)
 
 
-def _taken_bytes(at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool) -> int:
+def _taken_bytes(
+    at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool, is_pipelined: bool
+) -> int:
     """Return what a GPU is charged before any layer that is free to move."""
     load = at.problem.cargo
-    charges = gpu_charges(at, gpu, has_output=has_output, has_staging=has_staging)
+    charges = gpu_charges(
+        at, gpu, has_output=has_output, has_staging=has_staging, is_pipelined=is_pipelined
+    )
     taken = load.pinned_bytes(gpu.id) + load.repeated_bytes
     taken += sum(sized.size_bytes for _, sized in charges)
     if has_output:
@@ -339,7 +364,10 @@ def _host_need(
     problem = at.problem
     load = problem.cargo
     fixed = load.input_bytes + load.pinned_bytes(HOST)
-    fixed += sum(sized.size_bytes for _, sized in host_charges(at, with_gpu=with_gpu))
+    has_experts = any(left) or bool(load.pinned_expert_bytes)
+    work = host_work(with_gpu=with_gpu, host_layers=host_layers, has_experts=has_experts)
+    charges = host_charges(at, with_gpu=with_gpu, work=work)
+    fixed += sum(sized.size_bytes for _, sized in charges)
     if host_layers:
         fixed += load.repeated_bytes
     staging = 0
@@ -347,6 +375,7 @@ def _host_need(
         left_bytes = sum(size for parts in left for _, size in parts)
         staging = left_bytes * problem.model.experts_used // problem.model.expert_count
     return HostNeed(
+        work=work,
         fixed_bytes=fixed,
         layer_bytes=at.freight.dense[host_layers],
         output_bytes=0 if with_gpu else load.output_bytes + tied_copy_bytes(problem),

@@ -153,11 +153,13 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rung:
-    """What the next larger context would cost: experts pushed to a slower tier."""
+    """What the next larger context would cost: what is pushed to a slower tier."""
 
     context_tokens: int
     expert_bytes_moved: int
     fits: bool
+    layers_moved: int = 0  # whole layers, KV cache included, from a GPU to the host
+    ends_copy: bool = False  # host weights could no longer be copied to RAM, only mapped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

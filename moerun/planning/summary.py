@@ -14,13 +14,12 @@ from moerun.planning.strategy import Tier
 
 
 class Verdict(StrEnum):
-    """In a few words, where a model runs."""
+    """In a word, where the weights of a model lie."""
 
-    ALL_IN_VRAM = "all in VRAM"
-    EXPERTS_IN_RAM = "experts partly in RAM"
-    LAYERS_IN_RAM = "layers partly in RAM"
-    ALL_IN_RAM = "all in RAM"
-    EXPERTS_ON_SSD = "experts partly on SSD"
+    IN_VRAM = "in VRAM"
+    IN_VRAM_AND_RAM = "VRAM+RAM"
+    IN_RAM = "in RAM"
+    NEEDS_SSD = "needs SSD"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +105,10 @@ def _shares(model: Model, plan: Plan) -> tuple[ExpertShare, ...]:
 
 def _verdict(plan: Plan) -> Verdict:
     if plan.ledger.total_bytes(SSD):
-        return Verdict.EXPERTS_ON_SSD
+        return Verdict.NEEDS_SSD
     if not plan.devices:
-        return Verdict.ALL_IN_RAM
-    if plan.gpu_layer_count < len(plan.layers):
-        return Verdict.LAYERS_IN_RAM
-    if plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS):
-        return Verdict.EXPERTS_IN_RAM
-    return Verdict.ALL_IN_VRAM
+        return Verdict.IN_RAM
+    has_host_layers = plan.gpu_layer_count < len(plan.layers)
+    if has_host_layers or plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS):
+        return Verdict.IN_VRAM_AND_RAM
+    return Verdict.IN_VRAM
