@@ -259,16 +259,14 @@ def _registry_mismatches(abi: Abi) -> list[str]:
     count = abi.device_count()
     if not 1 <= count <= 256:
         return [f"the engine lists {count} devices"]
-    found = []
-    for index in range(count):
-        registration = BackendRegistration.from_address(
-            abi.device_registration(abi.device_at(index))
-        )
-        if registration.api_version != BACKEND_API_VERSION:
-            found.append(
-                f"a backend has API version {registration.api_version}, not {BACKEND_API_VERSION}"
-            )
-    return found
+    versions = {
+        BackendRegistration.from_address(abi.device_registration(abi.device_at(index))).api_version
+        for index in range(count)
+    }
+    return [
+        f"a backend has API version {version}, not {BACKEND_API_VERSION}"
+        for version in sorted(versions - {BACKEND_API_VERSION})
+    ]
 
 
 def encode_path(path: str) -> bytes:

@@ -6,12 +6,13 @@ Does not know: what is checked with it.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import gguf
 import numpy
 import numpy.typing
 
+_SPACE: Final = "\u2581"  # how SentencePiece writes a space
 _Floats = numpy.typing.NDArray[numpy.float32]
 
 
@@ -134,11 +135,12 @@ def _write_header(writer: Any, shape: TinyShape) -> None:
 
 
 def _write_vocabulary(writer: Any, shape: TinyShape, extra_tokens: tuple[bytes, ...]) -> None:
-    """A SentencePiece vocabulary: three control tokens, 256 bytes, then made-up words."""
+    """A SentencePiece vocabulary: three control tokens, 256 bytes, the space, made-up words."""
     kinds = gguf.TokenType
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(256))]
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *([kinds.BYTE] * 256)]
-    words = [f"\u2581w{index}".encode() for index in range(len(tokens), shape.vocabulary)]
+    words = [_SPACE.encode()]
+    words += [f"{_SPACE}w{index}".encode() for index in range(len(tokens) + 1, shape.vocabulary)]
     words += extra_tokens
     tokens += words
     types += [kinds.NORMAL] * len(words)
