@@ -1,5 +1,6 @@
 import mmap
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +156,7 @@ def test_what_is_observed_and_not_explained_is_said():
     card, _ = rows_of(report, CARD)
     assert card.observed_bytes == 420
     assert card.unaccounted_bytes == 420 - (103 + 200 + 50 + 40)
+    assert card.rows[-1].observed_bytes == 40
     host, _ = rows_of(report, HOST)
     # 310 bytes of the model's 600 in memory are the host's own, 290 are experts left on SSD.
     assert host.observed_bytes == 800 - 290
@@ -164,6 +166,22 @@ def test_what_is_observed_and_not_explained_is_said():
     assert ssd.rows[0].observed_bytes == 290
     assert report.host is not None
     assert (report.host.private_bytes, report.host.file_backed_bytes) == (120, 680)
+
+
+def test_the_runtime_is_given_no_more_than_is_there_and_untouched_buffers_are_negative():
+    for private, runtime, unaccounted in ((50, 20, 0), (10, 0, -20)):
+        sample = replace(SAMPLE, private_bytes=private)
+        host, _ = rows_of(compare(LEDGER, BUFFERS, (sample,)), HOST)
+        assert host.rows[-1].kind is RowKind.RUNTIME
+        assert host.rows[-1].observed_bytes == runtime
+        assert host.unaccounted_bytes == unaccounted
+
+
+def test_an_earlier_peak_counts_for_the_peak_alone():
+    earlier = replace(SAMPLE, resident_bytes=5000)
+    report = compare(LEDGER, BUFFERS, (SAMPLE,), earlier_peak=earlier)
+    host, _ = rows_of(report, HOST)
+    assert (host.peak_bytes, host.mean_bytes) == (5000 - 290, 800 - 290)
 
 
 def test_copied_weights_are_private_memory():

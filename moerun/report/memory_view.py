@@ -4,6 +4,7 @@ Knows: bars, columns and labels.
 Does not know: how anything was sampled or compared.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -11,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from moerun.machine.description import HOST, SSD, DeviceId
+from moerun.report.plain import printable
+from moerun.report.timing_view import format_duration
 from moerun.runner.memory_report import DeviceMemory, HostUse, MemoryReport, RowKind
 from moerun.runner.records import RunnerRecord
 from moerun.units import format_gib
@@ -26,10 +29,36 @@ _STYLES: Final = {
 _BLANK: Final = "-"
 
 
-def memory_view(record: RunnerRecord, report: MemoryReport) -> RenderableType:
+def runner_lines(
+    runners: Iterable[tuple[RunnerRecord, MemoryReport]], *, now_s: float
+) -> tuple[Text, ...]:
+    """Return a head and one line for each runner."""
+    rows = [("MODEL", "PID", "RAM", "CONTEXT", "RUNNING FOR")]
+    rows += [
+        (
+            printable(record.model_name),
+            str(record.pid),
+            _size(report.host.resident_bytes if report.host is not None else None),
+            f"{record.context_tokens:,}",
+            format_duration(max(0, round(now_s - record.started_at_s))),
+        )
+        for record, report in runners
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return tuple(
+        Text(
+            "    ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+        for row in rows
+    )
+
+
+def memory_view(
+    record: RunnerRecord, report: MemoryReport, *, is_first: bool = True
+) -> RenderableType:
     """Return one runner: a bar and a table for each device, then the host's use told twice."""
-    head = Text()
-    head.append(record.mode, style="bold")
+    head = Text("" if is_first else "\n")
+    head.append(printable(record.mode), style="bold")
     head.append(f"\npid {record.pid}, engine {record.engine_version}")
     labels = dict(record.labels)
     parts: list[RenderableType] = [head]

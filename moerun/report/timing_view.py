@@ -9,17 +9,17 @@ Does not know: how time was taken.
 
 from typing import Final
 
-from moerun.engine.interface import GenerationResult, LoadReport
+from moerun.engine.interface import GenerationResult
 
 _LABEL_WIDTH: Final = 22
 
 
-def timing_lines(result: GenerationResult, load: LoadReport, *, total_s: float) -> tuple[str, ...]:
+def timing_lines(result: GenerationResult, *, load_s: float, total_s: float) -> tuple[str, ...]:
     """Return the block; a line whose value is zero is left out."""
     read_tokens = result.prompt_tokens - result.reused_tokens
     lines = (
         ("total duration", format_duration(total_s), total_s),
-        ("load duration", format_duration(load.load_s), load.load_s),
+        ("load duration", format_duration(load_s), load_s),
         ("prompt eval count", f"{read_tokens} token(s)", read_tokens),
         ("prompt eval duration", format_duration(result.prompt_s), result.prompt_s),
         _rate("prompt eval rate", read_tokens, result.prompt_s),
@@ -32,7 +32,7 @@ def timing_lines(result: GenerationResult, load: LoadReport, *, total_s: float) 
 
 def label_line(label: str, text: str) -> str:
     """Return one line in the columns of the block."""
-    return f"{label + ':':<{_LABEL_WIDTH}}{text}"
+    return f"{label + ': ':<{_LABEL_WIDTH}}{text}"
 
 
 def rate_per_s(count: int, duration_s: float) -> float:

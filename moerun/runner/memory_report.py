@@ -7,19 +7,21 @@ SSD are in it, and weights between them that lie on GPUs, which are no memory of
 
 What can be observed is coarser: on a GPU one figure for the process, on the host the private
 memory (caches, compute, the program itself) and the pages of the model's files that are in memory
-now. `unaccounted_bytes` is what is observed and no row explains.
+now. `unaccounted_bytes` is what is observed and no row explains; it is negative while buffers are
+reserved and not touched yet.
 
 Knows: how ledger, buffers and samples are compared.
 Does not know: where they come from, or how they are shown.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from moerun.engine.arguments import BufferReport
 from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
 from moerun.planning.plan import ChargeKind, Ledger
+from moerun.runner.buffer_report import is_mapped
 from moerun.runner.statistics import MemorySample
 
 
@@ -40,10 +42,6 @@ CHARGES_OF_ROW: Final = {
     RowKind.COMPUTE: (ChargeKind.COMPUTE,),
     RowKind.RUNTIME: (ChargeKind.RUNTIME, ChargeKind.STAGING),
 }
-# The name of the buffer that wraps the loader's mapping: `CPU_Mapped` —
-# ggml_backend_cpu_buffer_from_ptr, ggml/src/ggml-backend.cpp @ 0.3.36 — checked by
-# tests/engine/test_run_end_to_end.py.
-_MAPPED_SUFFIX: Final = "_Mapped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,14 +108,23 @@ class MemoryReport:
 
 
 def compare(
-    ledger: Ledger, buffers: tuple[BufferReport, ...], samples: tuple[MemorySample, ...]
+    ledger: Ledger,
+    buffers: tuple[BufferReport, ...],
+    samples: tuple[MemorySample, ...],
+    *,
+    earlier_peak: MemorySample | None = None,
 ) -> MemoryReport:
-    """Lay plan, report and observation side by side; the last sample is the one shown."""
+    """Lay plan, report and observation side by side; the last sample is the one shown.
+
+    `earlier_peak` counts for the peaks alone.
+    """
     named = {charge.device for charge in ledger.charges if charge.kind is not ChargeKind.MARGIN}
     named |= {buffer.device for buffer in buffers if buffer.device is not None}
     devices = sorted(named, key=lambda device: (device == SSD, device == HOST, device))
     return MemoryReport(
-        devices=tuple(_device(device, ledger, buffers, samples) for device in devices),
+        devices=tuple(
+            _device(device, ledger, buffers, samples, earlier_peak) for device in devices
+        ),
         host=_host_use(samples[-1]) if samples else None,
     )
 
@@ -127,15 +134,22 @@ def _device(
     ledger: Ledger,
     buffers: tuple[BufferReport, ...],
     samples: tuple[MemorySample, ...],
+    earlier_peak: MemorySample | None,
 ) -> DeviceMemory:
     observed = [_observed_bytes(device, sample, ledger, buffers) for sample in samples]
     known = [size_bytes for size_bytes in observed if size_bytes is not None]
+    peaks = known.copy()
+    if earlier_peak is not None:
+        earlier_bytes = _observed_bytes(device, earlier_peak, ledger, buffers)
+        peaks += [earlier_bytes] if earlier_bytes is not None else []
     last = samples[-1] if samples else None
     rows = tuple(
         row
         for kind in RowKind
         if (row := _row(device, kind, ledger, buffers, last)).planned_bytes or row.reported_bytes
     )
+    rest_bytes = _rest_bytes(device, rows, last, ledger, buffers)
+    rows, unaccounted_bytes = _split_rest(rows, rest_bytes)
     reported = [row.reported_bytes for row in rows if row.reported_bytes is not None]
     return DeviceMemory(
         device=device,
@@ -143,9 +157,9 @@ def _device(
         planned_bytes=sum(row.planned_bytes for row in rows),
         reported_bytes=sum(reported) if reported else None,
         observed_bytes=observed[-1] if observed else None,
-        peak_bytes=max(known) if known else None,
+        peak_bytes=max(peaks) if peaks else None,
         mean_bytes=sum(known) / len(known) if known else None,
-        unaccounted_bytes=_unaccounted_bytes(device, rows, last, ledger, buffers),
+        unaccounted_bytes=unaccounted_bytes,
     )
 
 
@@ -228,19 +242,20 @@ def _observed_bytes(
     return sample.resident_bytes - (model_bytes - host_model_bytes)
 
 
-def _unaccounted_bytes(
+def _rest_bytes(
     device: DeviceId,
     rows: tuple[MemoryRow, ...],
     sample: MemorySample | None,
     ledger: Ledger,
     buffers: tuple[BufferReport, ...],
 ) -> int | None:
-    """Return what is observed on a device beyond all rows; None where nothing is observed."""
+    """Return what is observed on a device beyond the buffers; None where nothing is observed."""
     if sample is None or device == SSD:
         return None
     explained = {
         row.kind: row.planned_bytes if row.reported_bytes is None else row.reported_bytes
         for row in rows
+        if row.kind is not RowKind.RUNTIME
     }
     if is_gpu(device):
         seen = _observed_bytes(device, sample, ledger, buffers)
@@ -253,6 +268,24 @@ def _unaccounted_bytes(
         weights_bytes = max(0, _sum(buffers, HOST, "model") - mapped_bytes)
         explained[RowKind.DENSE], explained[RowKind.EXPERTS] = weights_bytes, 0
     return sample.private_bytes - sum(explained.values())
+
+
+def _split_rest(
+    rows: tuple[MemoryRow, ...], rest_bytes: int | None
+) -> tuple[tuple[MemoryRow, ...], int | None]:
+    """Give the runtime row what the plan allows it of the rest; what then remains is unaccounted.
+
+    A negative remainder is memory that was reserved and not touched yet.
+    """
+    if rest_bytes is None:
+        return rows, None
+    planned_bytes = sum(row.planned_bytes for row in rows if row.kind is RowKind.RUNTIME)
+    runtime_bytes = min(max(rest_bytes, 0), planned_bytes)
+    observed = tuple(
+        replace(row, observed_bytes=runtime_bytes) if row.kind is RowKind.RUNTIME else row
+        for row in rows
+    )
+    return observed, rest_bytes - runtime_bytes
 
 
 def _host_use(sample: MemorySample) -> HostUse:
@@ -277,7 +310,7 @@ def _sum(buffers: tuple[BufferReport, ...], device: DeviceId, *kinds: str) -> in
 
 
 def _is_mapped(buffer: BufferReport) -> bool:
-    return buffer.buffer.endswith(_MAPPED_SUFFIX) and buffer.device == HOST
+    return buffer.device == HOST and is_mapped(buffer)
 
 
 def _has_map(buffers: tuple[BufferReport, ...]) -> bool:

@@ -1,0 +1,245 @@
+"""A model from its name to the point where it answers, for every verb that runs one.
+
+Ask settings, model and machine; decide with the engine's figures; load in a runner process; leave
+a record while it lives.
+
+Knows: the order, and what is said on standard error on the way.
+Does not know: prompts or answers.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from moerun.cli.options import PlacementFlags
+
+if TYPE_CHECKING:
+    from moerun.engine.arguments import EngineArgs
+    from moerun.machine.description import Machine
+    from moerun.model.description import Model
+    from moerun.planning.plan import Plan
+    from moerun.planning.strategy import Strategy
+    from moerun.report.progress_view import LoadingLine
+    from moerun.runner.buffer_report import BufferRow
+    from moerun.runner.loading import Deciding, Loaded, Voice
+    from moerun.runner.parent import Runner
+    from moerun.runner.records import RunnerRecord
+    from moerun.settings.description import LoadedSettings
+
+# Notes that hold one of these are of devices that may make a run faster; `doctor` prints all.
+_DEVICE_WORDS: Final = ("GPU", "card", "worker", "rebuild")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a plan is made of. `is_plain` loads without overrides, devices and repacking."""
+
+    settings: "LoadedSettings"
+    model: "Model"
+    machine: "Machine"
+    strategy: "Strategy"
+    is_plain: bool
+
+
+class OpenedModel:
+    """A model in memory, and the record of its runner."""
+
+    def __init__(self, asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> None:
+        self.model = asked.model
+        self.machine = asked.machine
+        self.runner = runner
+        self.loaded = loaded
+        self.mode = mode
+        self._record = _record_of(asked, runner, loaded, mode)
+        self._has_warned = False
+
+    def refresh_record(self) -> None:
+        """Look at the runner's memory and write it down for `moerun stat`.
+
+        A state folder that cannot be written is a warning, once; the answer does not need it.
+        """
+        from moerun.errors import MoerunError
+        from moerun.places import state_folder
+        from moerun.runner.records import write_record
+
+        try:
+            sample = self.runner.sample_statistics(self._record.model_paths)
+            self._record = self._record.with_sample(sample)
+            write_record(state_folder(), self._record)
+        except MoerunError as error:
+            if not self._has_warned:
+                warn(error.message)
+            self._has_warned = True
+
+    def remove_record(self) -> None:
+        """Take the record away."""
+        from moerun.errors import MoerunError
+        from moerun.places import state_folder
+        from moerun.runner.records import remove_record
+
+        try:
+            remove_record(state_folder(), self._record.pid)
+        except MoerunError:
+            return  # it was warned of when it could not be written
+
+    def buffers(self) -> "tuple[BufferRow, ...]":
+        """Return each buffer as planned and as reported."""
+        from moerun.engine.arguments import predicted_buffers
+        from moerun.runner.buffer_report import compare_buffers
+
+        predicted = predicted_buffers(self.loaded.args, self.model)
+        return compare_buffers(self.loaded.plan.ledger, predicted, self.loaded.report.buffers)
+
+
+def ask(name: str, flags: PlacementFlags) -> Asked:
+    """Read settings and header, look at the machine, and check the engine at its first start."""
+    from moerun.cli.machine import look_at_machine
+    from moerun.cli.planning_steps import check_limits, read_named_model, read_settings
+    from moerun.engine.abi import require_version
+    from moerun.engine.check_record import check_engine_once
+    from moerun.places import state_folder
+    from moerun.planning.strategy import Toggle
+
+    settings = read_settings(flags)
+    model = read_named_model(name)
+    require_version()
+    check = check_engine_once(state_folder())
+    machine = look_at_machine(
+        model_path=Path(model.files[0].path), workers=settings.settings.workers
+    )
+    check_limits(machine, settings)
+    strategy = settings.settings.strategy
+    if not check.is_sound:
+        what = "; ".join(f"{finding.name}: {finding.detail}" for finding in check.problems)
+        warn(f"the engine is not as moerun expects it ({what}); loading plainly, without GPUs")
+        machine = replace(machine, gpus=())
+        strategy = replace(strategy, extra_buffers=Toggle.OFF)
+    return Asked(
+        settings=settings,
+        model=model,
+        machine=machine,
+        strategy=strategy,
+        is_plain=not check.is_sound,
+    )
+
+
+@contextmanager
+def opened_model(
+    asked: Asked, *, is_quiet: bool = False, is_verbose: bool = False
+) -> Iterator[OpenedModel]:
+    """Load by a measured plan and keep a record; the runner ends with the context."""
+    from moerun.places import log_folder
+    from moerun.report.progress_view import LoadingLine
+    from moerun.runner.loading import load_as_planned
+    from moerun.runner.mode import describe_mode
+    from moerun.runner.parent import Runner
+
+    _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
+    line = LoadingLine(sys.stderr, asked.model.name, is_shown=not is_quiet)
+    with Runner(log_folder=log_folder()) as runner:
+        try:
+            loaded = load_as_planned(
+                runner,
+                asked.strategy,
+                deciding=_deciding(asked),
+                voice=_voice(asked, line, is_quiet=is_quiet),
+            )
+        finally:
+            line.finish()
+        mode = describe_mode(loaded.plan, asked.model, asked.machine)
+        opened = OpenedModel(asked, runner, loaded, mode)
+        opened.refresh_record()
+        try:
+            yield opened
+        finally:
+            opened.remove_record()
+
+
+def warn(message: str) -> None:
+    """Print a warning, which nothing silences."""
+    say(f"Warning: {message}")
+
+
+def say(message: str) -> None:
+    """Print one line to standard error."""
+    from moerun.report.plain import printable
+
+    sys.stderr.write(f"{printable(message)}\n")
+    sys.stderr.flush()
+
+
+def _deciding(asked: Asked) -> "Deciding":
+    from moerun.engine.arguments import engine_args
+    from moerun.engine.self_check import plain_arguments
+    from moerun.planning.planner import plan_placement
+    from moerun.runner.loading import Deciding
+
+    def arguments(plan: "Plan") -> "EngineArgs":
+        args = engine_args(plan, asked.model, asked.machine)
+        return plain_arguments(args) if asked.is_plain else args
+
+    return Deciding(
+        plan=lambda strategy, measured: plan_placement(
+            asked.model, asked.machine, strategy, measured=measured
+        ),
+        arguments=arguments,
+    )
+
+
+def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
+    from moerun.runner.loading import Voice
+    from moerun.runner.mode import describe_faster, describe_mode
+
+    def announce(plan: "Plan") -> None:
+        for caution in plan.cautions:
+            warn(caution.message)
+        if is_quiet:
+            return
+        say(describe_mode(plan, asked.model, asked.machine))
+        faster = describe_faster(plan, asked.model, asked.machine)
+        if faster is not None:
+            say(f"Faster: {faster}")
+
+    return Voice(announce=announce, warn=warn, progress=line.update)
+
+
+def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
+    """Say which settings change nothing yet, and which notes of the machine bear on speed."""
+    from moerun.settings.load import later_notice
+
+    for note in asked.settings.notes:
+        warn(note)
+    notice = later_notice(asked.settings.settings)
+    if notice is not None:
+        warn(notice)
+    for note in asked.machine.notes:
+        bears_on_speed = any(word in note for word in _DEVICE_WORDS) and not is_quiet
+        if is_verbose or bears_on_speed:
+            say(f"Note: {note}")
+
+
+def _record_of(asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> "RunnerRecord":
+    from moerun import __version__
+    from moerun.machine.description import HOST, SSD
+    from moerun.runner.records import RunnerRecord, process_mark
+
+    devices = (*loaded.plan.devices, HOST, SSD)
+    return RunnerRecord(
+        pid=runner.pid,
+        process_mark=process_mark(runner.pid) or "",
+        started_at_s=time.time(),
+        moerun_version=__version__,
+        engine_version=loaded.report.engine_version,
+        model_name=asked.model.name,
+        model_paths=tuple(str(Path(file.path).absolute()) for file in asked.model.files),
+        mode=mode,
+        context_tokens=loaded.report.context_tokens,
+        load_mode=loaded.args.load_mode.value,
+        labels=tuple((device, asked.machine.label(device)) for device in devices),
+        ledger=loaded.plan.ledger,
+        buffers=loaded.report.buffers,
+    )

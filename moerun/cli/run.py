@@ -1,0 +1,275 @@
+"""`moerun run`: answer a prompt, or hold a conversation.
+
+Ask settings, model, machine and prompt; decide and load (open_model); answer; tell how it went.
+
+Standard output holds the answer alone, as the model gives it, and a newline after an answer that
+does not end in one. With `--json` it holds one document.
+"""
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from moerun.cli.options import PlacementFlags, placement_variables, with_placement_flags
+
+if TYPE_CHECKING:
+    from moerun.cli.open_model import OpenedModel
+    from moerun.engine.interface import GenerationResult, Message, Sampling
+
+VARIABLES: Final = {
+    "MOERUN_MODELS": "folder whose GGUF files can be named",
+    "MOERUN_NOHISTORY": "1 keeps no history of what you type",
+    **placement_variables(),
+}
+SCHEMA: Final = 1
+_LONGEST_PROMPT_BYTES: Final = 32 << 20
+
+
+@with_placement_flags()
+def run(
+    model: Annotated[str, typer.Argument(help="Name of a model at hand, or path of a GGUF.")],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Argument(help="The prompt; what is piped in is put before it.", show_default=False),
+    ] = None,
+    *,
+    system: Annotated[
+        str | None, typer.Option("--system", metavar="TEXT", help="System message.")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=0, help="Choose among so many tokens; 0 is all.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Share of probability kept.")
+    ] = None,
+    min_p: Annotated[
+        float | None,
+        typer.Option("--min-p", min=0.0, max=1.0, help="Least share of the likeliest token's."),
+    ] = None,
+    repeat_penalty: Annotated[
+        float | None, typer.Option("--repeat-penalty", min=0.01, help="1 is none.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option("--seed", min=0, max=2**32 - 2, help="Same seed, same choices; else random."),
+    ] = None,
+    num_predict: Annotated[
+        int | None,
+        typer.Option("--num-predict", "--max-tokens", min=-1, help="Most tokens; -1 is no limit."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document with answer and figures.")
+    ] = False,
+    is_verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print timings and buffers after each answer.")
+    ] = False,
+    is_quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print no hints to standard error.")
+    ] = False,
+    is_dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and load nothing.")
+    ] = False,
+    flags: PlacementFlags,
+) -> None:
+    """Answer a prompt, or hold a conversation when there is none and a terminal to hold it on.
+
+    Ctrl-C ends the answer; a one-shot prompt then exits with 130. An empty prompt ("") loads the
+    model and exits.
+    """
+    from moerun.cli.open_model import ask, opened_model
+    from moerun.engine.interface import Sampling
+
+    if is_dry_run:
+        _show_plan(model, flags, as_json=as_json)
+        return
+    text = _read_prompt(tuple(prompt or ()), as_json=as_json)
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        seed=seed,
+    )
+    limit = None if num_predict in (None, -1) else num_predict
+    asked = ask(model, flags)
+    started_s = time.monotonic()
+    with opened_model(asked, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
+        if text is None:
+            from moerun.cli.conversation import hold_conversation
+
+            hold_conversation(
+                opened, sampling, system=system, maximum_tokens=limit, is_verbose=is_verbose
+            )
+            return
+        shot = OneShot(opened, sampling, system=system, maximum_tokens=limit, started_s=started_s)
+        shot.answer(text, as_json=as_json, is_verbose=is_verbose, is_quiet=is_quiet)
+
+
+class OneShot:
+    """One prompt and its answer."""
+
+    def __init__(
+        self,
+        opened: "OpenedModel",
+        sampling: "Sampling",
+        *,
+        system: str | None,
+        maximum_tokens: int | None,
+        started_s: float,
+    ) -> None:
+        self._opened = opened
+        self._sampling = sampling
+        self._system = system
+        self._maximum_tokens = maximum_tokens
+        self._started_s = started_s
+
+    def answer(self, text: str, *, as_json: bool, is_verbose: bool, is_quiet: bool) -> None:
+        """Answer and tell how it went; exits with 130 when it was interrupted."""
+        from moerun.cli.open_model import say
+        from moerun.engine.interface import StopReason
+        from moerun.errors import EXIT_INTERRUPTED
+
+        if not text:
+            if as_json:
+                self._print_json("", None)
+            elif not is_quiet:
+                say(f"{self._opened.model.name} was loaded; nothing was asked")
+            return
+        answer, result = self._generate(text, shows=not as_json)
+        if as_json:
+            self._print_json(answer, result)
+        if is_verbose:
+            print_figures(self._opened, result, load_s=self._load_s, total_s=self._total_s)
+        self._opened.refresh_record()
+        if result.stop_reason is StopReason.CANCELLED:
+            raise typer.Exit(EXIT_INTERRUPTED)
+
+    @property
+    def _load_s(self) -> float:
+        return self._opened.loaded.report.load_s
+
+    @property
+    def _total_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+    def _generate(self, text: str, *, shows: bool) -> "tuple[str, GenerationResult]":
+        from moerun.engine.interface import GenerationRequest
+        from moerun.report.answer_view import AnswerWriter
+        from moerun.runner.interruption import interrupts
+
+        writer = AnswerWriter(sys.stdout, is_terminal=sys.stdout.isatty())
+        pieces: list[str] = []
+        request = GenerationRequest(
+            messages=messages_of(self._system, (), text),
+            sampling=self._sampling,
+            maximum_tokens=self._maximum_tokens,
+        )
+        runner = self._opened.runner
+        with interrupts(runner.cancel):
+            result = runner.generate(request, on_text=writer.write if shows else pieces.append)
+        if shows:
+            writer.finish()
+        return writer.text if shows else "".join(pieces), result
+
+    def _print_json(self, answer: str, result: "GenerationResult | None") -> None:
+        import json
+
+        from moerun.report.run_document import run_document
+
+        document = {
+            "schema": SCHEMA,
+            **run_document(
+                answer,
+                result,
+                model=self._opened.model,
+                loaded=self._opened.loaded,
+                mode=self._opened.mode,
+                buffers=self._opened.buffers(),
+                total_s=self._total_s,
+            ),
+        }
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=not _speaks_unicode()))
+
+
+def messages_of(
+    system: str | None, turns: "tuple[Message, ...]", text: str
+) -> "tuple[Message, ...]":
+    """Return a conversation with its system message and a new turn of the user."""
+    from moerun.engine.interface import Message
+
+    head = (Message(role="system", content=system),) if system else ()
+    return (*head, *turns, Message(role="user", content=text))
+
+
+def print_figures(
+    opened: "OpenedModel", result: "GenerationResult", *, load_s: float, total_s: float
+) -> None:
+    """Print the timing block, then the buffers, to standard error."""
+    from moerun.report.buffer_view import buffer_lines
+    from moerun.report.timing_view import label_line, timing_lines
+
+    machine = opened.machine
+    lines = [*timing_lines(result, load_s=load_s, total_s=total_s)]
+    lines += [label_line("mode", opened.mode)]
+    lines += [label_line("seed", str(result.seed))]
+    lines += buffer_lines(opened.buffers(), machine.label)
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.flush()
+
+
+def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
+    """Return what is asked, None for a conversation.
+
+    What is piped in stands before the words. Any word, anything but a terminal on either side, or
+    `--json` means one answer.
+    """
+    from moerun.errors import UsageError
+
+    parts = list(words)
+    if not sys.stdin.isatty():
+        data = sys.stdin.buffer.read(_LONGEST_PROMPT_BYTES + 1)
+        if len(data) > _LONGEST_PROMPT_BYTES:
+            raise UsageError(
+                f"the prompt has more than {_LONGEST_PROMPT_BYTES >> 20} MiB",
+                hint="no context holds that much; pass a part of it",
+            )
+        if piped := data.decode("utf-8", "replace"):
+            parts.insert(0, piped)
+    elif not words and not as_json and sys.stdout.isatty():
+        return None
+    return " ".join(parts)
+
+
+def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool) -> None:
+    """Show the plan that a run would begin with: `plan`, but for what the engine lists here."""
+    from moerun.cli.open_model import ask, say
+    from moerun.planning.planner import plan_placement
+
+    asked = ask(name, flags)
+    plan = plan_placement(asked.model, asked.machine, asked.strategy)
+    if as_json:
+        from moerun.report.json_view import plan_document, write_document
+
+        typer.echo(write_document(plan_document(asked.model, asked.machine, plan)))
+    else:
+        from moerun.report.console import open_console, page_of, print_lines
+        from moerun.report.plan_view import plan_lines
+
+        console = open_console()
+        lines = plan_lines(asked.model, asked.machine, plan, page_of(console), explains=False)
+        print_lines(console, lines)
+    for note in (*asked.settings.notes, *asked.machine.notes):
+        say(f"Note: {note}")
+
+
+def _speaks_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+_Document = dict[str, Any]

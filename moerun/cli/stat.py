@@ -1,0 +1,163 @@
+"""`moerun stat`: what the running models use.
+
+Ask the records and the system, compare, tell.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from moerun.runner.memory_report import MemoryReport
+    from moerun.runner.records import RunnerRecord
+    from moerun.runner.statistics import MemorySample
+
+SCHEMA: Final = 1
+_NOTHING: Final = "no model is running; `moerun run demo` in another terminal starts one"
+_KEPT_SAMPLES: Final = 10_000
+
+
+def stat(
+    memory: Annotated[
+        bool,
+        typer.Option(
+            "--memory", help="Memory by device: planned, reported, observed. The default."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Look again and again until Ctrl-C.")
+    ] = False,
+    interval: Annotated[
+        float,
+        typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600.0, help="Between looks."),
+    ] = 2.0,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document; with --watch one for each line."),
+    ] = False,
+) -> None:
+    """Show the running models; with --memory what was planned, reported and is observed.
+
+    On the host, private memory and the pages of the model's files are told apart: the system may
+    drop the latter, and processes share them.
+    """
+    wishes = _Wishes(shows_memory=memory, as_json=as_json, repeats=watch)
+    seen: dict[int, tuple[MemorySample, ...]] = {}
+    if not watch:
+        _look(seen, wishes)
+        return
+    try:
+        while True:
+            _look(seen, wishes)
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """What is to be shown, and whether it is shown again and again."""
+
+    shows_memory: bool
+    as_json: bool
+    repeats: bool
+
+
+def _look(seen: "dict[int, tuple[MemorySample, ...]]", wishes: _Wishes) -> None:
+    """Look once at every runner and print what was seen; `seen` keeps the earlier looks."""
+    from moerun.places import state_folder
+    from moerun.runner.records import read_records
+
+    read = read_records(state_folder())
+    reports = [(record, _report(record, seen)) for record in read.records]
+    for pid in set(seen) - {record.pid for record in read.records}:
+        del seen[pid]
+    if wishes.as_json:
+        _print_json(reports, wishes)
+    else:
+        _print_views(reports, wishes)
+    for note in read.notes:
+        _say(f"Note: {note}")
+    if not reports and not (wishes.as_json and wishes.repeats):
+        _say(_NOTHING)
+
+
+def _report(record: "RunnerRecord", seen: "dict[int, tuple[MemorySample, ...]]") -> "MemoryReport":
+    """Compare a runner with its plan, by a look of now, else by the last it left itself."""
+    from moerun.runner.memory_report import compare
+    from moerun.runner.statistics import sample_process
+
+    sample = sample_process(record.pid, model_paths=record.model_paths) or record.last_sample
+    newest = (sample,) if sample is not None else ()
+    samples = (*seen.get(record.pid, ()), *newest)[-_KEPT_SAMPLES:]
+    seen[record.pid] = samples
+    return compare(record.ledger, record.buffers, samples, earlier_peak=record.peak_sample)
+
+
+def _print_json(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wishes) -> None:
+    import json
+
+    runners = [
+        _runner_document(record, report, shows_memory=wishes.shows_memory)
+        for record, report in reports
+    ]
+    document: dict[str, Any] = {"schema": SCHEMA, "runners": runners}
+    typer.echo(json.dumps(document, indent=None if wishes.repeats else 2))
+    sys.stdout.flush()
+
+
+def _runner_document(
+    record: "RunnerRecord", report: "MemoryReport", *, shows_memory: bool
+) -> dict[str, Any]:
+    from moerun.codec import to_plain
+
+    document = {
+        "pid": record.pid,
+        "model": record.model_name,
+        "model_paths": list(record.model_paths),
+        "mode": record.mode,
+        "context_tokens": record.context_tokens,
+        "load_mode": record.load_mode,
+        "started_at_s": record.started_at_s,
+        "engine_version": record.engine_version,
+    }
+    if not shows_memory:
+        return document
+    labels = dict(record.labels)
+    devices = []
+    for device in report.devices:
+        plain = to_plain(device)
+        for row, row_document in zip(device.rows, plain["rows"], strict=True):
+            row_document["drift_fraction"] = row.drift_fraction
+        devices.append({"label": labels.get(device.device, device.device), **plain})
+    return document | {
+        "devices": devices,
+        "host": to_plain(report.host),
+        "drift_fraction": report.drift_fraction,
+    }
+
+
+def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wishes) -> None:
+    from moerun.report.console import open_console
+    from moerun.report.memory_view import memory_view, runner_lines
+
+    console = open_console()
+    if wishes.repeats and console.is_terminal:
+        console.clear()
+    if not wishes.shows_memory:
+        for line in runner_lines(reports, now_s=time.time()) if reports else ():
+            console.print(line, soft_wrap=True)
+    else:
+        for index, (record, report) in enumerate(reports):
+            console.print(memory_view(record, report, is_first=index == 0), soft_wrap=True)
+    sys.stdout.flush()
+
+
+def _say(message: str) -> None:
+    from moerun.report.plain import printable
+
+    sys.stderr.write(f"{printable(message)}\n")
+    sys.stderr.flush()

@@ -1,0 +1,83 @@
+import json
+import os
+
+import pytest
+
+from moerun.cli.app import main
+from moerun.runner.records import process_mark, record_path, write_record
+from tests.test_records import a_record
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def a_living_record(**changes):
+    """Return a record whose process is this one."""
+    mark = process_mark(os.getpid())
+    assert mark is not None
+    return a_record(os.getpid(), mark=mark, **changes)
+
+
+def test_nothing_running_is_no_error(state, capsys):
+    assert main(["stat"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "no model is running" in captured.err
+
+
+def test_nothing_running_is_an_empty_list_in_json(state, capsys):
+    assert main(["stat", "--memory", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"schema": 1, "runners": []}
+    assert "no model is running" in captured.err
+
+
+def test_a_runner_is_a_line(state, capsys):
+    write_record(state, a_living_record(model_name="m\x1b[31m"))
+    assert main(["stat"]) == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["MODEL", "PID", "RAM", "CONTEXT", "RUNNING", "FOR"]
+    assert str(os.getpid()) in line
+    assert "\x1b" not in line
+
+
+def test_memory_is_shown_by_device_with_the_hosts_use_told_twice(state, capsys):
+    write_record(state, a_living_record())
+    assert main(["stat", "--memory"]) == 0
+    out = capsys.readouterr().out
+    for word in ("planned", "reported", "observed", "dense", "unaccounted", "private", "pages of"):
+        assert word in out
+
+
+def test_memory_in_json_has_every_figure(state, capsys):
+    write_record(state, a_living_record())
+    assert main(["stat", "--memory", "--json"]) == 0
+    [runner] = json.loads(capsys.readouterr().out)["runners"]
+    [device] = runner["devices"]
+    assert device["label"] == "cpu"
+    assert device["rows"][0] == {
+        "device": "host",
+        "kind": "dense",
+        "planned_bytes": 100,
+        "reported_bytes": 100,
+        "observed_bytes": None,
+        "drift_fraction": 0.0,
+    }
+    assert device["observed_bytes"] > 1 << 20
+    assert runner["host"]["resident_bytes"] == pytest.approx(
+        runner["host"]["private_bytes"] + runner["host"]["file_backed_bytes"]
+    )
+
+
+def test_a_stale_record_is_cleaned_and_a_newer_one_noted(state, capsys):
+    write_record(state, a_record(2**22 + 1))
+    write_record(state, a_living_record())
+    record_path(state, os.getpid()).write_text('{"schema": 99}')
+    assert main(["stat", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["runners"] == []
+    assert "newer" in captured.err
+    assert not record_path(state, 2**22 + 1).exists()
