@@ -4,6 +4,8 @@ Knows: exit codes, broken pipes, Ctrl-C, the log of a fault, `--version`.
 Does not know: what any verb does; verbs are imported when they are called.
 """
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from moerun.report.plain import error_lines, printable
 
 DEBUG_VARIABLE: Final = "MOERUN_DEBUG"
 _NAME: Final = "moerun"
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _HELP_NAMES: Final = ["-h", "--help"]
 
 app = typer.Typer(
@@ -50,6 +53,7 @@ def root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; only faults of the interpreter get out."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_streams()
     try:
         code = _run(given)
         sys.stdout.flush()
@@ -62,9 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error)
     except typer.Abort:  # end of input, or Ctrl-C, at a question
         return EXIT_INTERRUPTED
+    except OSError as error:
+        return _report_full_disk(error) if error.errno in _FULL else _report_fault(error)
     except Exception as error:
         return _report_fault(error)
     return code
+
+
+def _prepare_streams() -> None:
+    """Let a terminal of few characters show the rest as escapes; a closed stream is an empty one.
+
+    Python gives None for a stream that was closed before it started.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole run
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
@@ -93,6 +112,15 @@ def _help_hint(error: TyperException) -> tuple[str, ...]:
     if context is None:
         return ()
     return (f"Hint: '{context.command_path} --help' lists what there is",)
+
+
+def _report_full_disk(error: OSError) -> int:
+    """Print that something could not be written; what is left in the buffer goes nowhere."""
+    _show_traceback_if_asked()
+    where = printable(str(error.filename)) if error.filename else "the output"
+    _say(f"Error: {where} could not be written: {error.strerror}; free some space there")
+    _drop_output()
+    return MoerunError.exit_code
 
 
 def _report_fault(error: Exception) -> int:

@@ -86,11 +86,9 @@ def _print_json(rows: "tuple[SettingRow, ...]", *, is_one: bool) -> None:
 
 
 def _print_lines(lines: tuple[Any, ...]) -> None:
-    from rich.console import Console
+    from moerun.report.console import open_console, print_lines
 
-    console = Console(highlight=False)
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    print_lines(open_console(), lines)
 
 
 def _places() -> str:

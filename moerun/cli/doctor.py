@@ -65,14 +65,12 @@ def _print_json(machine: "Machine", check: "SelfCheck") -> None:
 
 
 def _print_lines(machine: "Machine", check: "SelfCheck") -> None:
-    from rich.console import Console
-
+    from moerun.report.console import open_console, print_lines
     from moerun.report.doctor_view import CheckLine, doctor_lines
 
     checks = tuple(
         CheckLine(name=finding.name, is_ok=finding.is_ok, detail=finding.detail)
         for finding in check.findings
     )
-    console = Console(highlight=False)
-    for line in doctor_lines(machine, engine_version=check.engine_version, checks=checks):
-        console.print(line, soft_wrap=True)
+    lines = doctor_lines(machine, engine_version=check.engine_version, checks=checks)
+    print_lines(open_console(), lines)

@@ -207,7 +207,7 @@ def placement_variables() -> dict[str, str]:
     """Return the environment variables that set what the flags set, for the end of a help."""
     from moerun.settings.keys import KEYS
 
-    names = {key: flag.names[0] for flag in reversed(_FLAGS) for key in flag.keys}
+    names = {key: flag.names[0] for flag in _FLAGS for key in flag.keys}
     return {key.variable: f"as {names[key.short]}" for key in KEYS if key.short in names}
 
 

@@ -106,14 +106,14 @@ def _row(at_hand: "ModelAtHand", machine: "Machine", strategy: "Strategy") -> "M
     try:
         model = read_model(at_hand.path)
     except ModelError as error:
-        return ModelRow(name=name, path=path, verdict="cannot be read", error=error.message)
+        return ModelRow(name=name, path=path, verdict="refused", error=error.message)
     try:
         placement = plan_placement(model, machine, strategy)
     except PlanError as error:
         return ModelRow(
             name=name,
             path=path,
-            verdict="does not fit",
+            verdict="too large",
             file_bytes=model.file_bytes,
             error=error.message,
         )

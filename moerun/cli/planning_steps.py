@@ -47,11 +47,7 @@ def machine_to_plan_for(
     It is the one in the file of `--machine`, else the one at hand; `--vram` gives GPUs to a
     machine that has none, and `--ram` memory to one that has less.
     """
-    from moerun.machine.document import read_machine
-    from moerun.machine.probe import probe_machine
-
-    file = _file(flags.machine_file, "--machine")
-    machine = probe_machine(model_path=model_path) if file is None else read_machine(file)
+    machine = _machine_at_hand_or_in_file(_file(flags.machine_file, "--machine"), model_path)
     if loaded.settings.workers:
         note = f"{len(loaded.settings.workers)} RPC workers are asked only when a model is run"
         machine = replace(machine, notes=(*machine.notes, note))
@@ -59,6 +55,16 @@ def machine_to_plan_for(
     machine = _with_imagined_ram(machine, flags, loaded)
     check_limits(machine, loaded)
     return machine
+
+
+def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "Machine":
+    if file is not None:
+        from moerun.machine.document import read_machine
+
+        return read_machine(file)
+    from moerun.machine.probe import probe_machine
+
+    return probe_machine(model_path=model_path)
 
 
 def check_limits(machine: "Machine", loaded: LoadedSettings) -> None:

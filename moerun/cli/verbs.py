@@ -34,6 +34,10 @@ class VerbCommand(TyperCommand):
 
     variables: dict[str, str]
 
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, that of `--help` included."""
+        return _with_lazy_coercion(super().get_params(ctx))
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the variables as a list of their own."""
         _write_variables(self.variables, formatter)
@@ -41,6 +45,10 @@ class VerbCommand(TyperCommand):
 
 class VerbGroup(TyperGroup):
     """The root command: it knows the verbs by name and imports the one that is called."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters, that of `--help` included."""
+        return _with_lazy_coercion(super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names, in the order of the help."""
@@ -78,6 +86,32 @@ def build_verb(name: str) -> VerbCommand:
     assert isinstance(command, VerbCommand)
     command.variables = {**getattr(module, "VARIABLES", {}), **GENERAL_VARIABLES}
     return command
+
+
+def _with_lazy_coercion(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if getattr(parameter, "_runtime_param", None) is None:
+            parameter._runtime_param = _LazyCoercion()
+    return parameters
+
+
+class _LazyCoercion:
+    """Coercion of a parameter that leaves text as it was typed.
+
+    typer coerces every parameter, text and absent ones included, by an adapter of pydantic, whose
+    import takes 0.1 s: half of what `plan` may take. `_TyperParameter.get_runtime_param` keeps its
+    adapter in `_runtime_param` - typer/core.py @ 0.29.2 - checked by tests/test_startup.py; a typer
+    that keeps it elsewhere ignores ours, and is only slower.
+    """
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the value for the function; anything but text is left to typer."""
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        if param.type_descriptor.annotation in (str, list[str]):
+            return value
+        param._runtime_param = None
+        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
 
 
 _UNLOADED: Final[Any] = None  # stands for a command that is known by name only

@@ -4,6 +4,7 @@ Knows: terminals, pipes, and encodings that lack the block characters.
 Does not know: what is printed.
 """
 
+import errno
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,9 +49,17 @@ class Page:
     glyphs: Glyphs = BLOCKS
 
 
+class AnswerConsole(Console):
+    """A console that leaves a closed pipe to the command line; rich would exit with 1."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error go on."""
+        raise BrokenPipeError(errno.EPIPE, "the reader of the output is gone")
+
+
 def open_console(stream: TextIO | None = None) -> Console:
     """Return a console on standard output; colour by what is there, and by NO_COLOR."""
-    return Console(file=stream or sys.stdout, highlight=False, markup=False, emoji=False)
+    return AnswerConsole(file=stream or sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 def page_of(console: Console) -> Page:
@@ -68,18 +77,18 @@ def print_lines(console: Console, lines: Iterable[Text]) -> None:
         console.print(line, soft_wrap=True)
 
 
-def flow(items: Iterable[Text], page: Page, *, indent: int) -> Iterator[Text]:
+def flow(items: Iterable[Text], page: Page, *, indent: int, gap: str = _GAP) -> Iterator[Text]:
     """Yield lines of the items side by side, broken between items, all at the same indent."""
     line: Text | None = None
     for item in items:
-        columns = line.cell_len + len(_GAP) + item.cell_len if line is not None else 0
+        columns = line.cell_len + len(gap) + item.cell_len if line is not None else 0
         if line is not None and page.wraps and columns > page.columns:
             yield line
             line = None
         if line is None:
             line = Text(" " * indent)
         else:
-            line.append(_GAP)
+            line.append(gap)
         line.append_text(item)
     if line is not None:
         yield line

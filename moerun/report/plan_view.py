@@ -58,8 +58,7 @@ def title_lines(model: Model, page: Page) -> Iterator[Text]:
         facts.append(f"experts {format_gib(model.expert_bytes)}")
     else:
         facts.append("no experts")
-    line = page.glyphs.separator.join(facts)
-    yield from flow((Text(line),), page, indent=0)
+    yield from flow(map(Text, facts), page, indent=0, gap=page.glyphs.separator)
 
 
 def strip_lines(model: Model, plan: Plan, page: Page) -> Iterator[Text]:

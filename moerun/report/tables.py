@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from moerun.report.console import Page, labelled
@@ -34,8 +35,11 @@ class ModelRow:
 
 
 def model_lines(rows: tuple[ModelRow, ...], page: Page) -> Iterator[Text]:
-    """Yield a heading and one row for each model; a long verdict goes on below itself."""
-    cells = [("NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT")]
+    """Yield a heading and one row for each model.
+
+    Why a model cannot be planned stands below its row, and in a pipe at the end of it.
+    """
+    cells = [("NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT", "VERDICT")]
     cells += [
         (
             printable(row.name),
@@ -44,14 +48,21 @@ def model_lines(rows: tuple[ModelRow, ...], page: Page) -> Iterator[Text]:
             _size(row.ram_bytes),
             _size(row.ssd_bytes),
             _ABSENT if row.context_tokens is None else f"{row.context_tokens:,}",
+            row.verdict,
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) + _GAP for column in zip(*cells, strict=True)]
-    verdicts = ["VERDICT", *(printable(row.error or row.verdict) for row in rows)]
-    for row_cells, verdict in zip(cells, verdicts, strict=True):
-        label = "".join(cell.ljust(width) for cell, width in zip(row_cells, widths, strict=True))
-        yield from labelled(label, verdict, page, indent=sum(widths))
+    widths = [max(map(cell_len, column)) + _GAP for column in zip(*cells, strict=True)]
+    errors = ["", *(printable(row.error or "") for row in rows)]
+    for row_cells, error in zip(cells, errors, strict=True):
+        line = "".join(
+            set_cell_size(cell, width) for cell, width in zip(row_cells, widths, strict=True)
+        )
+        if error and not page.wraps:
+            line += error
+        yield Text(line.rstrip())
+        if error and page.wraps:
+            yield from labelled("", error, page, indent=_GAP, style="yellow")
 
 
 def _size(size_bytes: int | None) -> str:
