@@ -28,6 +28,8 @@ def test_every_name_is_in_one_set():
         architectures.INDEXED,
         architectures.SKIPS_PREDICTION_BLOCKS,
         architectures.LAYERS_WITHOUT_TENSORS,
+        architectures.NEEDS_OUTPUT,
+        architectures.HAS_NO_OUTPUT,
         architectures.WINDOW_ON_ALL_ATTENTION,
         frozenset(architectures.WINDOWS),
         frozenset(architectures.RECURRENT_BY_INTERVAL),

@@ -83,3 +83,9 @@ def test_a_file_without_weights_is_a_vocabulary(tmp_path: Path):
     path = write_sparse(tmp_path / "v.gguf", a_models_keys(), [])
     with pytest.raises(UnsupportedModel, match="a vocabulary and no weights"):
         read_model(path)
+
+
+def test_some_architectures_need_an_output_matrix_of_their_own(tmp_path: Path):
+    path = a_model_file(tmp_path, architecture="olmoe", tensors={"output.weight": None})
+    with pytest.raises(UnsupportedModel, match=r"has no output\.weight"):
+        read_model(path)

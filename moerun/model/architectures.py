@@ -100,6 +100,17 @@ SKIPS_PREDICTION_BLOCKS: Final = _names("""
 # blocks are run several times over, or some do nothing
 LAYERS_WITHOUT_TENSORS: Final = _names("hrm_text nanbeige deci")
 
+# every other architecture loads the token embedding once more where output.weight is missing
+NEEDS_OUTPUT: Final = _names("""
+    apertus arwkv7 baichuan bailingmoe bailingmoe2 codeshell dbrx deepseek4 dots1 glm5-next
+    gpt-oss gptneox hy_v4 internlm2 jais kimi-k3 kimi-linear llada-moe maple mellum mimo2
+    minimax-m2 minimax-m3 muse-glimmer nemotron olmo2 olmoe orion phi2 phimoe plamo qwen qwen2moe
+    rwkv6 rwkv6qwen2 rwkv7 stablelm step35 talkie xverse
+""")
+HAS_NO_OUTPUT: Final = _names("""
+    bert bitnet eurobert jina-bert-v2 jina-bert-v3 modern-bert neo-bert nomic-bert nomic-bert-moe
+""")
+
 REQUIRED_EXPERT_COUNT: Final = SPARSE - _names("""
     gemma4 granite granite_swa granitehybrid llama minicpm mistral3 refact jamba
 """)

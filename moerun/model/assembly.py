@@ -52,7 +52,9 @@ def assemble(files: tuple[GgufFile, ...]) -> Model:
         )
     names = frozenset(entry.name for entry in entries)
     hyper = read_hyperparameters(keys, names.__contains__)
-    has_tied_output = "output.weight" not in names and "token_embd.weight" in names
+    has_tied_output = (
+        "output.weight" not in names and architecture not in architectures.HAS_NO_OUTPUT
+    )
     tensors = tuple(_tensor(entry, architecture, hyper, tied=has_tied_output) for entry in entries)
     check_support(keys, hyper, tensors)
     return Model(

@@ -91,8 +91,11 @@ def _check_experts(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
 
 
 def _check_present(keys: Keys, hyper: HyperParameters, tensors: tuple[Tensor, ...]) -> None:
-    if not any(tensor.name == "token_embd.weight" for tensor in tensors):
-        raise keys.refusal("has no token_embd.weight, which every model needs")
+    names = {tensor.name for tensor in tensors}
+    if "token_embd.weight" not in names and keys.architecture != "codeshell":
+        raise keys.refusal("has no token_embd.weight, which the engine needs")
+    if "output.weight" not in names and keys.architecture in architectures.NEEDS_OUTPUT:
+        raise keys.refusal("has no output.weight, which the engine needs")
     if keys.architecture in architectures.LAYERS_WITHOUT_TENSORS:
         return
     present = {tensor.layer for tensor in tensors if tensor.name.startswith(("blk.", "enc.blk."))}

@@ -1,13 +1,18 @@
 """The encodings that are let through are computed by the engine; those refused are not."""
 
+import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from moerun.errors import UnsupportedModel
 from moerun.model.encodings import ENCODINGS
+from moerun.model.gguf_header import read_model
 from moerun.model.support import ALLOWED
 from moerun.model.tensor_names import Operation
+from tests.tiny_models import write_tiny_model
 
 pytestmark = pytest.mark.engine
 
@@ -41,3 +46,36 @@ def test_what_is_refused_is_not_computed(operation: Operation):
         # one of each kind: every abort costs a process
         refused = ["BF16", "F16", "F64", "I32", "Q8_0"]
     assert [e for e in refused if computed(operation, [e])] == []
+
+
+@pytest.mark.parametrize("architecture", ["olmoe", "qwen2moe", "phimoe", "minimax-m2", "dbrx"])
+def test_the_engine_refuses_what_lacks_an_output_too(architecture: str, tmp_path: Path):
+    whole = write_tiny_model(tmp_path / "whole.gguf", architecture)
+    assert load(whole) == ""
+    raw = whole.read_bytes()
+    name = struct.pack("<Q", len("output.weight")) + b"output.weight"
+    assert raw.count(name) == 1
+    # the same length, and a name that no architecture asks for
+    path = tmp_path / "without.gguf"
+    path.write_bytes(raw.replace(name, name.replace(b"output", b"outpux")))
+    assert "missing tensor 'output.weight'" in load(path)
+    with pytest.raises(UnsupportedModel):
+        read_model(path)
+
+
+def load(path: Path) -> str:
+    """Load a file in a child; return what the engine says when it refuses, or nothing."""
+    lines = (
+        "import llama_cpp, sys",
+        "parameters = llama_cpp.llama_model_default_params()",
+        "parameters.no_alloc, parameters.load_mode = True, 0",
+        "model = llama_cpp.llama_model_load_from_file(sys.argv[1].encode(), parameters)",
+        "sys.exit(0 if model else 3)",
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if child.returncode == 0 else child.stderr
