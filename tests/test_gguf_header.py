@@ -207,6 +207,13 @@ def test_a_file_without_rights(tmp_path: Path):
         read_model(path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.gguf")
+    with pytest.raises(ModelNotFound, match="is no file"):
+        read_model(tmp_path / "pipe.gguf")
+
+
 def test_a_folder_names_the_files_in_it(tmp_path: Path):
     with pytest.raises(ModelNotFound, match="a folder without GGUF files"):
         read_model(tmp_path)

@@ -53,6 +53,9 @@ def read_file(path: str | os.PathLike[str], *, file_index: int = 0) -> GgufFile:
     try:
         if place.is_dir():
             raise ModelNotFound(_directory_sentence(place))
+        if place.exists() and not place.is_file():
+            # opening a pipe would wait for someone to write to it
+            raise ModelNotFound(f"{shown(str(place))} is no file; name a GGUF file")
         with open(place, "rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             if size_bytes < 24:
