@@ -11,6 +11,7 @@ from moerun.engine.load_log import (
     read_dry_run_log,
     read_gpu_layers,
     read_load_log,
+    read_notes,
 )
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.strategy import LoadMode, Toggle
@@ -189,6 +190,19 @@ def test_other_failures_are_not_taken_for_memory():
     assert find_memory_failure(recorded("truncated")) is None
     for name in ("host_mapped", "two_devices_recurrent", "odd_kv"):
         assert find_memory_failure(recorded(name)) is None
+
+
+def test_what_the_engine_did_otherwise_is_noted():
+    assert read_notes(recorded("two_devices_recurrent")) == ()
+    lines = [
+        "warning: failed to mlock 8192-byte buffer (after previously locking 0 bytes): "
+        "Cannot allocate memory",
+        "resolve_fused_ops: Flash Attention not supported, set to disabled",
+    ]
+    notes = read_notes(lines)
+    assert len(notes) == 2
+    assert "ulimit -l" in notes[0]
+    assert notes[1].startswith("flash attention is off")
 
 
 def test_the_error_is_the_engines_own_without_its_function():

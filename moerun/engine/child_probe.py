@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from typing import Final
 
 from moerun.codec import from_plain
 from moerun.engine.abi import require_version
@@ -26,7 +27,8 @@ from moerun.errors import (
 )
 from moerun.machine.description import EngineDevice
 
-DEFAULT_TIMEOUT_S = 60.0
+DEFAULT_TIMEOUT_S: Final = 60.0
+_WINDOWS_STATUS: Final = 0x8000_0000  # where Windows puts its exceptions
 _KINDS: dict[str, type[MoerunError]] = {
     kind.__name__: kind for kind in (EngineMissing, EngineMismatch, EngineRefused, UsageError)
 }
@@ -73,7 +75,9 @@ def probe_engine(
 
 
 def describe_exit(returncode: int) -> str:
-    """Return `exit code 3`, or the name of the signal that ended a child."""
+    """Return `exit code 3`, or the name of the signal or the status that ended a child."""
+    if returncode >= _WINDOWS_STATUS:
+        return f"status {returncode:#x}"
     if returncode >= 0:
         return f"exit code {returncode}"
     try:

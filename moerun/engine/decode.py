@@ -171,16 +171,11 @@ class _AbortOn:
 
     def __init__(self, decoder: Decoder, is_cancelled: Callable[[], bool]) -> None:
         self._decoder = decoder
+        self._is_cancelled = is_cancelled
         self._next_s = 0.0
         self._answer = False
-
-        def ask(_: Any) -> bool:
-            if not self._answer and time.monotonic() >= self._next_s:
-                self._next_s = time.monotonic() + _POLL_S
-                self._answer = is_cancelled()
-            return self._answer
-
-        self._callback = decoder._llama.ggml_abort_callback(ask)
+        self._failure: BaseException | None = None
+        self._callback = decoder._llama.ggml_abort_callback(self._ask)
 
     def __enter__(self) -> "_AbortOn":
         self._set(self._callback)
@@ -188,6 +183,17 @@ class _AbortOn:
 
     def __exit__(self, *_: object) -> None:
         self._set(self._decoder._no_abort)
+        if self._failure is not None:
+            raise self._failure
+
+    def _ask(self, _: Any) -> bool:
+        if not self._answer and time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + _POLL_S
+            try:
+                self._answer = self._is_cancelled()
+            except BaseException as error:  # also Ctrl-C; it must not pass through C
+                self._failure, self._answer = error, True
+        return self._answer
 
     def _set(self, callback: Any) -> None:
         self._decoder._llama.llama_set_abort_callback(self._decoder._loaded.context, callback, None)

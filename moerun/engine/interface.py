@@ -61,7 +61,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """How an answer went. `reused_tokens` of the prompt were still in the KV cache."""
+    """How an answer went. `reused_tokens` of the prompt were still in the KV cache.
+
+    `notes` say in what the conversation was changed to fit the model's template.
+    """
 
     stop_reason: StopReason
     prompt_tokens: int
@@ -70,16 +73,21 @@ class GenerationResult:
     prompt_s: float
     answer_s: float
     seed: int
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What loading gave: the buffers of the engine's log, the real context, the time it took."""
+    """What loading gave: the buffers of the engine's log, the real context, the time it took.
+
+    `notes` are sentences on what the engine did otherwise than it was asked.
+    """
 
     buffers: tuple[BufferReport, ...]
     context_tokens: int
     load_s: float
     engine_version: str
+    notes: tuple[str, ...] = ()
 
 
 class EngineSession(Protocol):

@@ -7,6 +7,7 @@ Does not know: plans, processes, or how an answer is shown.
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 import numpy
@@ -14,13 +15,14 @@ import numpy.typing
 
 from moerun.engine import abi
 from moerun.engine.arguments import EngineArgs
-from moerun.engine.chat import ChatTemplate
+from moerun.engine.chat import ChatPrompt, ChatTemplate
 from moerun.engine.decode import Decoder
 from moerun.engine.dry_run import measure
 from moerun.engine.engine_log import engine_log
 from moerun.engine.generate import generate
 from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
 from moerun.engine.load import LoadedModel, load_model
+from moerun.engine.load_log import read_notes
 from moerun.engine.sampling import choose_sampling
 from moerun.engine.vocabulary import Vocabulary
 from moerun.errors import EngineRefused
@@ -64,7 +66,6 @@ class LlamaSession:
         self._model_defaults = self._vocabulary.sampling_defaults()
         self._decoder: Decoder | None = None
         self._template: ChatTemplate | None = None
-        self._notes: tuple[str, ...] = ()
 
     @property
     def report(self) -> LoadReport:
@@ -74,17 +75,13 @@ class LlamaSession:
             context_tokens=self._loaded.context_tokens,
             load_s=self._loaded.load_s,
             engine_version=abi.installed_version() or "",
+            notes=read_notes(self._loaded.load_log),
         )
 
     @property
     def model_defaults(self) -> Mapping[str, float]:
         """Return the sampling defaults that the model's file names."""
         return dict(self._model_defaults)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Return what the last conversation was changed in, to fit the model's template."""
-        return self._notes
 
     @property
     def load_log(self) -> tuple[str, ...]:
@@ -107,18 +104,19 @@ class LlamaSession:
         decoder = self._open_decoder()
         _refuse_other_kinds(self._loaded)
         choice = choose_sampling(request.sampling, self._model_defaults)
-        prompt, stop = self._prompt(request)
-        return generate(
+        prompt = self._prompt(request)
+        result = generate(
             self._loaded,
             decoder,
             self._vocabulary,
-            self._vocabulary.tokenize(prompt),
+            self._vocabulary.tokenize(prompt.text),
             choice,
             maximum_tokens=request.maximum_tokens,
-            stop=stop,
+            stop=(*request.stop, *prompt.stop),
             on_text=on_text,
             is_cancelled=is_cancelled,
         )
+        return replace(result, notes=prompt.notes)
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a raw prompt, as `generate` would run them."""
@@ -133,10 +131,9 @@ class LlamaSession:
         self._decoder = None
         self._loaded.free()
 
-    def _prompt(self, request: GenerationRequest) -> tuple[str, tuple[str, ...]]:
+    def _prompt(self, request: GenerationRequest) -> ChatPrompt:
         if not request.messages:
-            self._notes = ()
-            return request.prompt, request.stop
+            return ChatPrompt(text=request.prompt)
         if self._template is None:
             self._template = ChatTemplate(
                 self._vocabulary.chat_template,
@@ -145,9 +142,7 @@ class LlamaSession:
                 now=lambda: datetime.now().astimezone(),
                 monotonic_s=time.monotonic,
             )
-        rendered = self._template.render(request.messages)
-        self._notes = rendered.notes
-        return rendered.text, (*request.stop, *rendered.stop)
+        return self._template.render(request.messages)
 
     def _open_decoder(self) -> Decoder:
         if self._loaded.context is None:

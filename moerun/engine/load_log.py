@@ -52,6 +52,33 @@ _OUT_OF_MEMORY: Final = (
 )
 
 
+# What the engine does otherwise than asked, and only mentions — src/llama-mmap.cpp:191, :293, :719,
+# :742, src/llama-context.cpp:550, :678, src/llama-model-loader.cpp:830 @ 0.3.36.
+_NOTES: Final = (
+    (
+        re.compile(r"failed to (mlock|VirtualLock) \d+-byte buffer|mlock not supported"),
+        "the weights are not locked in memory: the system does not allow it "
+        "(see `ulimit -l`); they may be swapped out",
+    ),
+    (
+        re.compile(r"Falling back to buffered I/?O"),
+        "the weights are not read directly: the file system does not allow it",
+    ),
+    (
+        re.compile(r"mmap is not supported on this platform"),
+        "the model is copied into memory: this system has no memory mapping",
+    ),
+    (
+        re.compile(r"[Ff]lash [Aa]ttention not supported, set to disabled"),
+        "flash attention is off: a layer's device does not support it",
+    ),
+    (
+        re.compile(r"retrying without pipeline parallelism"),
+        "batches are not pipelined over the devices: their memory does not suffice",
+    ),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFailure:
     """An allocation that failed; None where the log does not say."""
@@ -140,6 +167,12 @@ def read_gpu_layers(lines: Iterable[str], args: EngineArgs) -> tuple[tuple[Devic
         for reference in args.devices
         if counts[reference.engine_name]
     )
+
+
+def read_notes(lines: Iterable[str]) -> tuple[str, ...]:
+    """Return a sentence for each thing that the engine did otherwise than it was asked."""
+    text = "\n".join(lines)
+    return tuple(note for pattern, note in _NOTES if pattern.search(text))
 
 
 def device_of_buffer(

@@ -165,18 +165,16 @@ def test_conversations_go_through_the_models_template(session: LlamaSession):
     fresh.close()
     assert text == expected
     assert result.prompt_tokens == plain.prompt_tokens
-    assert session.notes == ()
+    assert result.notes == ()
 
 
 def test_a_model_without_a_template_says_so(folder: Path):
     path = folder / "bare.gguf"
     write_tiny_moe(path)
     opened = ENGINE.load(arguments(path))
-    answer(
-        opened,
-        GenerationRequest(messages=(Message(role="user", content="w300"),), maximum_tokens=2),
-    )
-    assert "no chat template" in opened.notes[0]
+    request = GenerationRequest(messages=(Message(role="user", content="w300"),), maximum_tokens=2)
+    assert "no chat template" in answer(opened, request)[1].notes[0]
+    assert answer(opened, raw("w300"))[1].notes == ()
     opened.close()
 
 
@@ -281,6 +279,28 @@ def test_cancelling_in_the_middle_of_a_batch(folder: Path):
     _, is_done = decoder.prefill(list(range(260, 300)), is_cancelled=lambda: False)
     assert is_done
     opened.close()
+
+
+def test_what_goes_wrong_while_it_asks_comes_out(session: LlamaSession):
+    class Gone(Exception):
+        pass
+
+    def fail() -> bool:
+        raise Gone
+
+    asked = iter(range(10**9))
+    for cancelled in (fail, lambda: next(asked) >= 1 and fail()):
+        with pytest.raises(Gone):
+            session.generate(raw("w307"), on_text=[].append, is_cancelled=cancelled)
+
+    def fail_to_show(_: str) -> None:
+        raise Gone
+
+    with pytest.raises(Gone):
+        session.generate(raw("w308"), on_text=fail_to_show, is_cancelled=lambda: False)
+    fresh = ENGINE.load(session.loaded.args)
+    assert answer(session, raw("w309"))[0] == answer(fresh, raw("w309"))[0]
+    fresh.close()
 
 
 def test_penalties_change_the_answer(session: LlamaSession):
