@@ -288,10 +288,12 @@ def test_what_goes_wrong_while_it_asks_comes_out(session: LlamaSession):
     def fail() -> bool:
         raise Gone
 
+    shown: list[str] = []
     asked = iter(range(10**9))
     for cancelled in (fail, lambda: next(asked) >= 1 and fail()):
         with pytest.raises(Gone):
-            session.generate(raw("w307"), on_text=[].append, is_cancelled=cancelled)
+            session.generate(raw("w307"), on_text=shown.append, is_cancelled=cancelled)
+    assert shown == []
 
     def fail_to_show(_: str) -> None:
         raise Gone
