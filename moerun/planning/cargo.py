@@ -28,7 +28,7 @@ class Cargo:
     """Bytes by layer, as tuples with one entry for each layer; pinned tensors are not in them.
 
     `vram_parts` may go to a GPU; `host_parts` must not (held back by `cpu_expert_layers` or by
-    the share wanted in VRAM).
+    the share wanted in VRAM). `pins_host_matrices` says that pins make the host multiply.
     """
 
     dense_bytes: tuple[int, ...]
@@ -43,6 +43,7 @@ class Cargo:
     pinned_expert_bytes: Mapping[DeviceId, int]
     expert_bytes: int
     ram_expert_limit_bytes: int | None
+    pins_host_matrices: bool
 
     @property
     def layer_count(self) -> int:
@@ -101,6 +102,7 @@ def cargo(model: Model, strategy: Strategy, pinning: Pinning) -> Cargo:
         pinned_expert_bytes=pinned_experts,
         expert_bytes=total,
         ram_expert_limit_bytes=_ram_limit(strategy.expert_residency, total),
+        pins_host_matrices=_pins_host_matrices(model, pinning),
     )
 
 
@@ -122,6 +124,16 @@ def state_bytes(model: Model, strategy: Strategy, *, context_tokens: int) -> tup
 def sums(values: tuple[int, ...]) -> list[int]:
     """Return running sums that begin with 0, so that `[j] - [i]` is the sum of `i` to `j`."""
     return [0, *accumulate(values)]
+
+
+def _pins_host_matrices(model: Model, pinning: Pinning) -> bool:
+    """Whether a pin keeps a tensor on the host that is multiplied; token lookups do not count."""
+    return bool(pinning.devices) and any(
+        tensor.name in pinning.devices
+        and not is_gpu(pinning.devices[tensor.name])
+        and (tensor.role is not TensorRole.INPUT or tensor.use is TensorUse.DUPLICATED)
+        for tensor in model.loaded_tensors
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

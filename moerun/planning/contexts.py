@@ -60,7 +60,7 @@ def next_rung(problem: Problem, choice: Choice) -> Rung | None:
     mode, larger_mode = load_mode(problem, choice.candidate), load_mode(problem, larger)
     return Rung(
         context_tokens=tokens,
-        expert_bytes_moved=max(0, more_experts - experts) + max(0, more_on_ssd - on_ssd),
+        expert_bytes_moved=max(0, more_experts - experts, more_on_ssd - on_ssd),
         fits=True,
         layers_moved=max(0, larger.host_layers - choice.candidate.host_layers),
         ends_copy=mode is LoadMode.COPY and larger_mode is not LoadMode.COPY,

@@ -267,14 +267,6 @@ def host_charges(
     )
 
 
-def host_work(*, with_gpu: bool, host_layers: int, has_experts: bool) -> Work:
-    """Return what the host computes."""
-    work = Work.EXPERTS if has_experts else Work.INPUTS
-    if host_layers:
-        work |= Work.LAYERS
-    return work if with_gpu else work | Work.OUTPUT
-
-
 def tied_copy_bytes(problem: Problem) -> int:
     """Return what a tied output on the host takes beside the input: a copy only if repacked."""
     tied = problem.cargo.tied_output
@@ -304,7 +296,8 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
         return None
     host_layers = runs[0].first if runs else load.layer_count
     left = _left_over(load, runs)
-    if devices and not has_staging and (host_layers or any(left)):
+    multiplies = host_layers or any(left) or load.pins_host_matrices
+    if devices and not has_staging and multiplies:
         return None  # something stays on the host, so large batches need staging
     need = _host_need(at, host_layers=host_layers, with_gpu=bool(devices), left=left)
     used = sum(taken) + sum(_run_bytes(at.freight, run) for run in runs)
@@ -364,8 +357,13 @@ def _host_need(
     problem = at.problem
     load = problem.cargo
     fixed = load.input_bytes + load.pinned_bytes(HOST)
-    has_experts = any(left) or bool(load.pinned_expert_bytes)
-    work = host_work(with_gpu=with_gpu, host_layers=host_layers, has_experts=has_experts)
+    work = Work.EXPERTS if any(left) else Work.INPUTS
+    if load.pins_host_matrices:
+        work |= Work.EXPERTS | Work.LAYERS | Work.OUTPUT
+    if host_layers:
+        work |= Work.EXPERTS | Work.LAYERS
+    if not with_gpu:
+        work |= Work.OUTPUT
     charges = host_charges(at, with_gpu=with_gpu, work=work)
     fixed += sum(sized.size_bytes for _, sized in charges)
     if host_layers:
