@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib
 import importlib.metadata
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,9 @@ def open_engine() -> Abi:
     Raises EngineMissing or EngineMismatch. The first call takes some 0.3 s.
     """
     require_version()
+    # An abort otherwise starts a debugger whose stack buries the engine's own words
+    # — ggml_print_backtrace, ggml/src/ggml.c @ 0.3.36 — checked by tests/engine/test_abi.py.
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")
     try:
         llama = importlib.import_module("llama_cpp.llama_cpp")
         package = importlib.import_module("llama_cpp")

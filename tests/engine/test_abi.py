@@ -95,3 +95,15 @@ def test_asking_for_the_version_does_not_open_the_engine():
         "assert 'llama_cpp' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a dialogue may open")
+def test_an_abort_says_its_words_last():
+    program = (
+        "import ctypes; from moerun.engine import abi; opened = abi.open_engine(); "
+        "base = ctypes.CDLL(str(abi.library_path(opened.folder, 'ggml-base'))); "
+        "base.ggml_abort(b'here.c', 7, b'these words')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode < 0
+    assert done.stderr.decode().splitlines()[-1].endswith("these words")
