@@ -26,9 +26,12 @@ def measure(args: EngineArgs) -> Measurements:
     """Return the KV, state and compute buffers that loading with the arguments would allocate.
 
     Reads the header only and takes some 15 ms for a header with a small vocabulary; recurrent
-    state is really allocated meanwhile, and given back. With several devices and no overrides the
-    engine pipelines batches, and its estimate for the last device is then too high by some fifth
-    (seen with two RPC devices).
+    state is really allocated meanwhile, and given back.
+
+    Belief: with all layers and the output on several devices, the compute buffer behind a border
+    is off by up to one batch of activations (four with pipelining), since the engine's estimate
+    forgets which device the graph's builder chose for the norms — ggml_backend_sched_reserve_size,
+    ggml/src/ggml-backend.cpp @ 0.3.36 — checked by tests/engine/test_dry_run.py.
     """
     log = engine_log()
     mark = log.mark()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moerun.engine.arguments import Override
+from moerun.engine.arguments import EngineArgs, Override
 from moerun.engine.dry_run import as_measured
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
@@ -19,10 +19,11 @@ from tests.engine.builders import ENGINE, arguments, device_references
 pytestmark = pytest.mark.engine
 
 EXPERTS = Override(pattern=r"\.ffn_(gate|up|down|gate_up)_exps\.", device=HOST)
+UNUSED = Override(pattern="no such tensor", device=HOST)
 ROUNDING_BYTES = 3 * 5243  # each of up to three buffers of a kind is printed to 0.01 MiB
 
 
-def compare(args) -> None:
+def compare(args: EngineArgs, *, allowed_bytes: int = ROUNDING_BYTES) -> None:
     """Hold each sum of the dry run to the real load's."""
     measured = Counter({(b.device, b.kind): b.size_bytes for b in ENGINE.measure(args).buffers})
     session = ENGINE.load(args)
@@ -31,7 +32,7 @@ def compare(args) -> None:
     assert real
     assert set(measured) == set(real)
     for key, size_bytes in real.items():
-        assert abs(measured[key] - size_bytes) <= ROUNDING_BYTES, key
+        assert abs(measured[key] - size_bytes) <= allowed_bytes, key
 
 
 @pytest.mark.parametrize("architecture", ["qwen3moe", "deepseek2", "gpt-oss", "granitehybrid"])
@@ -76,6 +77,26 @@ def test_over_two_devices(tmp_path: Path):
     assert measurements.engine_version == "0.3.36"
     # Five parts, the output among them: the first device gets three, the second two.
     assert dict(measurements.gpu_layers) == {devices[0].id: 3, devices[1].id: 1}
+
+
+@pytest.mark.parametrize(("overrides", "copies"), [((), 4), ((UNUSED,), 1)])
+def test_all_on_two_devices_is_off_by_one_batch_of_activations_at_most(
+    tmp_path: Path, overrides: tuple[Override, ...], copies: int
+):
+    """Overrides, even such as match nothing, turn pipelining off."""
+    path = tmp_path / "wide.gguf"
+    write_tiny_moe(path, shape=TinyShape(layers=4, width=512, vocabulary=2000))
+    with loopback_worker() as first, loopback_worker() as second:
+        args = arguments(
+            path,
+            batch_tokens=256,
+            ubatch_tokens=256,
+            devices=device_references((first, second)),
+            n_gpu_layers=99,
+            tensor_split=(1.0, 1.0),
+            overrides=overrides,
+        )
+        compare(args, allowed_bytes=ROUNDING_BYTES + copies * 512 * 256 * 4)
 
 
 def test_kv_is_what_the_formula_says(tiny_model):
