@@ -77,7 +77,7 @@ def test_skipped_blocks_weigh_nothing(tmp_path: Path):
     assert last.tensors
     assert {t.use for t in last.tensors} == {TensorUse.SKIPPED}
     assert (last.attention, last.expert_bytes, last.dense_bytes) == (None, 0, 0)
-    assert "the engine skips them" in model.cautions[0]
+    assert "the engine does not run them" in model.cautions[0]
 
 
 def test_the_same_header_has_the_same_digest_and_another_has_another(tmp_path: Path):

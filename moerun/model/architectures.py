@@ -93,8 +93,8 @@ INDEXED: Final = _names("deepseek32 glm-dsa dots3note hy_v4 minimax-m3 glm5-next
 # blocks past the trunk are skipped unless the engine is asked for drafts (load_mtp)
 SKIPS_PREDICTION_BLOCKS: Final = _names("""
     bailingmoe2 bailingmoe3 cohere2moe deepseek2 mistral4 deepseek32 deepseek4 dots3note
-    exaone-moe glm-dsa glm4moe glm5-next hy_v3 mimo2 nemotron_h nemotron_h_moe qwen35 qwen35moe
-    qwen3next step35
+    exaone-moe exaone4 glm-dsa glm4 glm4moe glm5-next hy_v3 mimo2 nemotron_h nemotron_h_moe
+    qwen35 qwen35moe qwen3next step35
 """)
 
 # blocks are run several times over, or some do nothing

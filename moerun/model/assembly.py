@@ -3,7 +3,7 @@
 Beliefs: `load_tensors` in src/llama-model.cpp and `load_arch_tensors` in src/models/*.cpp
 @ llama-cpp-python 0.3.36: blocks for drafts are skipped unless asked for, a missing output matrix
 means that the token embedding is loaded twice - checked by tests/test_assembly.py and
-tests/engine/test_state_bytes.py.
+tests/engine/test_skipped_blocks.py.
 
 Knows: how tensors make layers, what the engine skips or loads twice.
 Does not know: how a header is read, or where anything will be placed.
@@ -30,13 +30,14 @@ GUESSED_FILE_TYPE: Final = 1024  # LLAMA_FTYPE_GUESSED - include/llama.h
 ROTARY_FACTORS: Final = frozenset(
     {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 )
-# cohere2moe loads these with its drafts skipped all the same - src/models/cohere2moe.cpp
-_LOADED_OF_SKIPPED: Final[dict[str, re.Pattern[str]]] = {
-    "cohere2moe": re.compile(
-        r"blk\.\d+\.nextn\.(?:embed_tokens|shared_head_head|shared_head_norm)\.weight"
-    ),
-}
-_SKIPPED: Final = re.compile(r"dec\.blk\.\d+\.cross_attn_rel_b\.weight|masked_embd_.*")
+_HEADS: Final = r"nextn\.(?:embed_tokens|shared_head_head|shared_head_norm)\.weight"
+_NETWORKS: Final = (
+    r"ffn_(?:gate|up|down|gate_inp)\.weight|ffn_(?:gate|up|down|gate_up)_exps\.weight"
+    r"|ffn_(?:gate|up|down)_shexp\.weight|exp_probs_b(?:\.bias)?"
+)
+# optional tensors of skipped blocks that are loaded all the same, because they are asked for
+# without the flag that skips - `load_arch_tensors`, src/models/<name>.cpp
+_LOADED_OF_SKIPPED: Final = re.compile(r"dec\.blk\.\d+\.cross_attn_rel_b\.weight|masked_embd_.*")
 
 
 def assemble(files: tuple[GgufFile, ...]) -> Model:
@@ -216,7 +217,7 @@ def _cautions(architecture: str, hyper: HyperParameters) -> tuple[str, ...]:
     if hyper.prediction_blocks and architecture in architectures.SKIPS_PREDICTION_BLOCKS:
         cautions.append(
             f"{hyper.prediction_blocks} of {hyper.block_count} blocks predict further tokens; the "
-            "engine skips them"
+            "engine does not run them"
         )
     return tuple(cautions)
 

@@ -151,7 +151,7 @@ def _prediction_blocks(keys: Keys, blocks: int, has_tensor: Callable[[str], bool
     if prediction and keys.architecture == "deepseek4":
         # files without the block say so only by its absence - src/models/deepseek4.cpp
         return prediction if has_tensor(f"blk.{blocks - prediction}.nextn.eh_proj.weight") else 0
-    if prediction == blocks or (prediction and not has_tensor("blk.0.attn_norm.weight")):
+    if prediction == blocks:
         raise keys.refusal(
             "holds only blocks for speculative decoding, and its main file is what runs"
         )

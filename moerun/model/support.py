@@ -100,6 +100,10 @@ def _check_present(keys: Keys, hyper: HyperParameters, tensors: tuple[Tensor, ..
         return
     present = {tensor.layer for tensor in tensors if tensor.name.startswith(("blk.", "enc.blk."))}
     missing = [layer for layer in range(hyper.trunk_blocks) if layer not in present]
+    if missing and len(missing) == hyper.trunk_blocks and present:
+        raise keys.refusal(
+            "holds only blocks for speculative decoding, and its main file is what runs"
+        )
     if missing:
         raise keys.refusal(
             f"has no tensors of layer {missing[0]} ({len(missing)} of {hyper.trunk_blocks} layers "

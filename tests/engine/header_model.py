@@ -16,8 +16,7 @@ from typing import Any
 
 import llama_cpp
 
-from moerun.model.architectures import SPARSE
-from tests.model_keys import VOCABULARY, KeyValue, model_keys
+from tests.engine.reports import file_keys
 from tests.sparse_gguf import TENSOR_TYPES, write_sparse
 
 CACHE = re.compile(r"llama_kv_cache: size = +([\d.]+) MiB")
@@ -51,18 +50,6 @@ class GgufParameters(ctypes.Structure):
     """`struct gguf_init_params` of ggml."""
 
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
-
-
-def file_keys(architecture: str) -> dict[str, KeyValue]:
-    """Return all keys of the file, those of the vocabulary included."""
-    keys: dict[str, KeyValue] = {"general.architecture": architecture}
-    for name, value in model_keys(architecture, sparse=architecture in SPARSE).items():
-        keys[f"{architecture}.{name}"] = value
-    return keys | {
-        "tokenizer.ggml.model": "test",
-        "tokenizer.ggml.tokens": [f"tok_{i}" for i in range(VOCABULARY)],
-        "tokenizer.ggml.scores": [0.0] * VOCABULARY,
-    }
 
 
 class Probe:

@@ -1,20 +1,16 @@
 """What the engine allocates and loads, against what the header says it will."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from moerun.model.architectures import DIFFUSION, KNOWN, SPARSE, WITHOUT_MEMORY
+from moerun.model.architectures import DIFFUSION, SPARSE, WITHOUT_MEMORY
 from moerun.model.description import Model, TensorRole
 from moerun.model.gguf_header import read_model
 from moerun.model.state import kv_bytes, kv_encoding_problem, recurrent_bytes
-from moerun.model.tensor_names import Operation, meaning
+from tests.engine.reports import FROM_KEYS, file_keys, reports, rows
 from tests.model_keys import VOCABULARY
 from tests.sparse_gguf import write_sparse
 from tests.tiny_models import ARCHITECTURES, write_tiny_model
@@ -22,65 +18,14 @@ from tests.tiny_models import ARCHITECTURES, write_tiny_model
 pytestmark = pytest.mark.engine
 
 MIB = 1 << 20
-# what the engine cannot build from keys alone, and why
-NOT_FROM_KEYS = {
-    "apertus": "needs activation keys outside its own prefix",
-    "bert": "needs token types",
-    "chameleon": "half implemented in the engine",
-    "jina-bert-v2": "an encoder whose shapes follow from its tensors",
-    "jina-bert-v3": "needs token types",
-    "nomic-bert": "needs token types",
-    "nomic-bert-moe": "needs token types",
-    "plm": "its head sizes are fixed by its tensors",
-    "rwkv6": "its head sizes are fixed by its tensors",
-    "rwkv6qwen2": "its head sizes are fixed by its tensors",
-    "t5": "an encoder and a decoder",
-    "t5encoder": "an encoder",
-}
-FROM_KEYS = sorted(KNOWN - set(NOT_FROM_KEYS))
-
-
-@cache
-def reports() -> dict[str, dict[str, Any]]:
-    """Return the engine's report for each architecture; one that aborts has none."""
-    found: dict[str, dict[str, Any]] = {}
-    left = list(FROM_KEYS)
-    while left:
-        child = subprocess.run(
-            [sys.executable, "-m", "tests.engine.header_model", *left],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        lines = [json.loads(line) for line in child.stdout.splitlines()]
-        found |= {report["architecture"]: report for report in lines}
-        if child.returncode == 0:
-            break
-        left = left[len(lines) + 1 :]
-    return found
 
 
 def described(report: dict[str, Any], folder: Path) -> Model:
     """Return what moerun reads from a file with the keys and tensors that the engine uses."""
-    from tests.engine.header_model import file_keys
-
-    def shape(extents: list[int]) -> tuple[int, ...]:
-        last = max((i for i, extent in enumerate(extents) if extent > 1), default=0)
-        return tuple(extents[: max(last + 1, 1)])
-
-    def encoding(name: str) -> str:
-        half = (Operation.MATRIX, Operation.EXPERT_MATRIX, Operation.LOOKUP)
-        return "F16" if meaning(name).operation in half else "F32"
-
     name = report["architecture"]
-    tensors = {
-        tensor: (tensor, shape(extents), encoding(tensor)) for tensor, extents in report["tensors"]
-    }
-    if name == "deepseek4":
-        tensors = {key: value for key, value in tensors.items() if "tid2eid" not in key}
-    path = write_sparse(folder / f"{name}.gguf", file_keys(name), list(tensors.values()))
-    return read_model(path)
+    return read_model(
+        write_sparse(folder / f"{name}.gguf", file_keys(name), list(rows(report).values()))
+    )
 
 
 @pytest.mark.parametrize("architecture", FROM_KEYS)
