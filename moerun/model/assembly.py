@@ -37,7 +37,16 @@ _NETWORKS: Final = (
 )
 # optional tensors of skipped blocks that are loaded all the same, because they are asked for
 # without the flag that skips - `load_arch_tensors`, src/models/<name>.cpp
-_LOADED_OF_SKIPPED: Final = re.compile(r"dec\.blk\.\d+\.cross_attn_rel_b\.weight|masked_embd_.*")
+_LOADED_OF_SKIPPED: Final[dict[str, re.Pattern[str]]] = {
+    "cohere2moe": re.compile(rf"blk\.\d+\.{_HEADS}"),
+    "deepseek32": re.compile(r"blk\.\d+\.exp_probs_b\.bias"),
+    "glm-dsa": re.compile(r"blk\.\d+\.exp_probs_b\.bias"),
+    "hy_v3": re.compile(rf"blk\.\d+\.(?:{_HEADS}|{_NETWORKS})"),
+    "step35": re.compile(
+        rf"blk\.\d+\.(?:{_HEADS}|{_NETWORKS}|attn_[qk]_norm\.weight|attn_gate\.weight)"
+    ),
+}
+_NEVER_LOADED: Final = re.compile(r"dec\.blk\.\d+\.cross_attn_rel_b\.weight|masked_embd_.*")
 
 
 def assemble(files: tuple[GgufFile, ...]) -> Model:
@@ -138,7 +147,7 @@ def _tensor(entry: TensorEntry, architecture: str, hyper: HyperParameters, *, ti
 
 
 def _is_skipped(name: str, architecture: str, hyper: HyperParameters, layer: int | None) -> bool:
-    if _SKIPPED.fullmatch(name):
+    if _NEVER_LOADED.fullmatch(name):
         return True
     if architecture not in architectures.SKIPS_PREDICTION_BLOCKS:
         return False
