@@ -50,12 +50,15 @@ def root(
         raise typer.Exit
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code; only faults of the interpreter get out."""
+def main(arguments: Sequence[str] | None = None, *, program: typer.Typer = app) -> int:
+    """Run one command line and return its exit code; only faults of the interpreter get out.
+
+    `program` is what the command line is for; tests hand in one that fails.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_streams()
     try:
-        code = _run(given)
+        code = _run(program, given)
         sys.stdout.flush()
     except BrokenPipeError:
         _drop_output()
@@ -86,9 +89,9 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _run(arguments: list[str]) -> int:
+def _run(program: typer.Typer, arguments: list[str]) -> int:
     """Parse and run. Not by `app()`, which would show errors its own way and exit 1 on a pipe."""
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(program)
     try:
         with command.make_context(_NAME, arguments) as context:
             command.invoke(context)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from moerun.machine.description import Machine
     from moerun.planning.strategy import Strategy
     from moerun.report.tables import ModelRow
+    from moerun.settings.description import LoadedSettings
     from moerun.store.names import ModelAtHand
 
 VARIABLES = {
@@ -68,7 +69,7 @@ def show_plan(
         console = open_console()
         page = page_of(console)
         print_lines(console, plan_lines(model, machine, placement, page, explains=explains))
-    _tell_notes((*loaded.notes, *machine.notes))
+    _tell_notes(loaded, machine)
 
 
 def _plan_all(flags: PlacementFlags, *, as_json: bool) -> None:
@@ -91,7 +92,7 @@ def _plan_all(flags: PlacementFlags, *, as_json: bool) -> None:
         print_lines(console, model_lines(rows, page_of(console)))
         if not rows:
             typer.echo("No models are at hand; give the path of a .gguf file.", err=True)
-    _tell_notes((*loaded.notes, *machine.notes))
+    _tell_notes(loaded, machine)
 
 
 def _row(at_hand: "ModelAtHand", machine: "Machine", strategy: "Strategy") -> "ModelRow":
@@ -130,10 +131,12 @@ def _row(at_hand: "ModelAtHand", machine: "Machine", strategy: "Strategy") -> "M
     )
 
 
-def _tell_notes(notes: tuple[str, ...]) -> None:
+def _tell_notes(loaded: "LoadedSettings", machine: "Machine") -> None:
     """Print notes to standard error, after the answer."""
     from moerun.report.plain import printable
+    from moerun.settings.load import later_notice
 
+    later = later_notice(loaded.settings)
     sys.stdout.flush()
-    for note in notes:
+    for note in (*loaded.notes, *((later,) if later else ()), *machine.notes):
         typer.echo(f"Note: {printable(note)}", err=True)

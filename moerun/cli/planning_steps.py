@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moerun.cli.options import PlacementFlags
-from moerun.errors import ConfigError, UsageError
+from moerun.errors import ConfigError, ModelNotFound, UsageError
 from moerun.settings.description import LoadedSettings
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _VRAM_KEY = "vram_limit"
 _RAM_KEY = "ram_limit"
+_LONGEST_NAME = 80
+_GPU_BACKENDS = frozenset({"cuda", "hip", "vulkan", "metal", "sycl"})
 
 
 def read_settings(flags: PlacementFlags) -> LoadedSettings:
@@ -34,9 +36,11 @@ def read_named_model(name: str) -> "Model":
     from moerun.store.names import resolve_model
 
     try:
-        return read_model(resolve_model(name))
-    except ValueError as error:  # a NUL in a path
-        raise UsageError(f"'{name}' cannot be the name of a model: {error}") from error
+        path = resolve_model(name)
+    except (ValueError, OSError) as error:  # a NUL in it, too long, a folder that is closed
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelNotFound(f"'{name[:_LONGEST_NAME]}' cannot be looked up: {reason}") from error
+    return read_model(path)
 
 
 def machine_to_plan_for(
@@ -48,13 +52,29 @@ def machine_to_plan_for(
     machine that has none, and `--ram` memory to one that has less.
     """
     machine = _machine_at_hand_or_in_file(_file(flags.machine_file, "--machine"), model_path)
-    if loaded.settings.workers:
-        note = f"{len(loaded.settings.workers)} RPC workers are asked only when a model is run"
-        machine = replace(machine, notes=(*machine.notes, note))
+    machine = replace(machine, notes=(*machine.notes, *_engine_notes(machine, flags, loaded)))
     machine = _with_imagined_vram(machine, flags, loaded)
     machine = _with_imagined_ram(machine, flags, loaded)
     check_limits(machine, loaded)
     return machine
+
+
+def _engine_notes(
+    machine: "Machine", flags: PlacementFlags, loaded: LoadedSettings
+) -> tuple[str, ...]:
+    """Say where a run will differ, for its engine is asked and a plan's is not."""
+    from moerun.engine.installation import installed_backends
+
+    notes = []
+    if workers := loaded.settings.workers:
+        notes.append(f"RPC workers are asked only when a model is run: {', '.join(workers)}")
+    backends = frozenset(installed_backends())
+    if flags.machine_file is None and machine.gpus and backends and not backends & _GPU_BACKENDS:
+        notes.append(
+            "the installed engine was built for the CPU alone, so a run would not use the GPUs "
+            "planned for here; rebuild it with: make run BACKEND=auto"
+        )
+    return tuple(notes)
 
 
 def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "Machine":

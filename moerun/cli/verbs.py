@@ -17,7 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 SUMMARIES: Final[dict[str, str]] = {
     "run": "Answer a prompt, or hold a conversation.",
     "plan": "Show where a model would go, without loading it.",
-    "stat": "Show what the running models use.",
+    "stat": "Show the running models.",
     "doctor": "Look at the machine and at the engine.",
     "config": "Show every setting with its origin.",
 }

@@ -47,10 +47,11 @@ def _read_json(path: Path) -> object:
     try:
         if path.is_dir():
             raise _bad(path, "it is a folder")
-        size_bytes = path.stat().st_size
-        if size_bytes > _LARGEST_FILE_BYTES:
-            raise _bad(path, f"it has {size_bytes:,} bytes, too many for a machine")
-        return json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # of a device or a pipe the size is not known before
+            data = file.read(_LARGEST_FILE_BYTES + 1)
+        if len(data) > _LARGEST_FILE_BYTES:
+            raise _bad(path, f"it has more than {_LARGEST_FILE_BYTES:,} bytes, too many for one")
+        return json.loads(data.decode("utf-8"))
     except OSError as error:
         raise _bad(path, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
