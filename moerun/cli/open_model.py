@@ -204,7 +204,7 @@ def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
         if faster is not None:
             say(f"Faster: {faster}")
 
-    return Voice(announce=announce, warn=warn, progress=line.update)
+    return Voice(announce=announce, warn=warn, progress=line.update, label=asked.machine.label)
 
 
 def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:

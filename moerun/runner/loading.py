@@ -52,11 +52,15 @@ class Deciding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """How the procedure speaks: a plan before it is loaded, a warning, the progress."""
+    """How the procedure speaks: a plan before it is loaded, a warning, the progress.
+
+    `label` is what people call a device.
+    """
 
     announce: Callable[[Plan], None]
     warn: Callable[[str], None]
     progress: Callable[[float], None] | None = None
+    label: Callable[[DeviceId], str] = str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +86,7 @@ def load_as_planned(
     except EngineOutOfMemory as full:
         device = _full_device(full, plan)
         careful = with_larger_margin(strategy, plan, device)
-        voice.warn(_say_again(full, device, strategy, careful))
+        voice.warn(_say_again(full, device, strategy, careful, label=voice.label(device)))
         runner.restart()  # what the failed load left on the device goes with its process
         try:
             plan = measured_plan(runner, careful, deciding=deciding)
@@ -154,16 +158,16 @@ def _margin_bytes(strategy: Strategy, device: DeviceId) -> int:
     return strategy.default_gpu_margin_bytes if own is None else own
 
 
-def _say_again(full: EngineOutOfMemory, device: DeviceId, before: Strategy, after: Strategy) -> str:
-    asked = (
-        f" ({format_gib(full.requested_bytes)} more were asked for)"
-        if (full.requested_bytes)
-        else ""
-    )
+def _say_again(
+    full: EngineOutOfMemory, device: DeviceId, before: Strategy, after: Strategy, *, label: str
+) -> str:
+    asked = ""
+    if full.requested_bytes:
+        asked = f" ({format_gib(full.requested_bytes)} more were asked for)"
     return (
-        f"{device} ran out of memory while loading{asked}; planning once more with "
+        f"{label} ran out of memory while loading{asked}; planning once more with "
         f"{format_gib(_margin_bytes(after, device))} kept free on it instead of "
-        f"{format_gib(_margin_bytes(before, device))}."
+        f"{format_gib(_margin_bytes(before, device))}"
     )
 
 

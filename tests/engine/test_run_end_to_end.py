@@ -1,0 +1,335 @@
+"""The command as a user starts it: a process, pipes, signals and a terminal."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = pytest.mark.engine
+
+ROOT = Path(__file__).parents[2]
+MOERUN = (sys.executable, "-c", "import sys; from moerun.cli.app import main; sys.exit(main())")
+LIMIT_S = 120
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Return an environment of its own, in which the engine is checked once for all tests."""
+    return {
+        **os.environ,
+        "MOERUN_STATE_DIR": str(tmp_path_factory.mktemp("state")),
+        "MOERUN_CONFIG_DIR": str(tmp_path_factory.mktemp("config")),
+        "PYTHONPATH": str(ROOT),
+        "TERM": "xterm",
+    }
+
+
+@pytest.fixture
+def moerun(environment, tmp_path):
+    def call(*arguments, stdin=b"", **changes):
+        return subprocess.run(
+            [*MOERUN, *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            env={**environment, **changes},
+            cwd=tmp_path,
+            timeout=LIMIT_S,
+            check=False,
+        )
+
+    return call
+
+
+@pytest.fixture
+def start(environment, tmp_path):
+    """Return a function that starts a run without waiting, and end what is left afterwards."""
+    started = []
+
+    def call(*arguments):
+        process = subprocess.Popen(
+            [*MOERUN, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=tmp_path,
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def model(tiny_model):
+    return tiny_model("qwen3moe")
+
+
+GREEDY = ("--temperature", "0", "--seed", "1", "--num-predict", "12")
+
+
+def stopped_in_the_middle(process):
+    """Wait for the first text, stop the runner where it is, and return its process."""
+    assert process.stdout.read(1), process.stderr.read()
+    [runner] = psutil.Process(process.pid).children()
+    runner.suspend()
+    return runner
+
+
+def the_runner(moerun):
+    [runner] = json.loads(moerun("stat", "--memory", "--json").stdout)["runners"]
+    return runner
+
+
+def test_standard_output_holds_the_answer_alone(moerun, model):
+    plain = moerun("run", model, "hi", *GREEDY)
+    assert plain.returncode == 0
+    told = moerun("run", model, "hi", *GREEDY, "--json")
+    document = json.loads(told.stdout)
+    answer = document["answer"]
+    assert document["answer_tokens"] > 0
+    assert plain.stdout.decode() == (answer if answer.endswith("\n") else answer + "\n")
+    assert b"experts:" in plain.stderr
+    assert b"experts:" not in moerun("run", model, "hi", *GREEDY, "--quiet").stderr
+
+
+def test_what_is_piped_in_stands_before_the_words(moerun, model):
+    piped = json.loads(moerun("run", model, "b", "c", *GREEDY, "--json", stdin=b"a").stdout)
+    typed = json.loads(moerun("run", model, "a b c", *GREEDY, "--json").stdout)
+    assert piped["answer"] == typed["answer"]
+    assert piped["prompt_tokens"] == typed["prompt_tokens"]
+    assert (
+        json.loads(moerun("run", model, *GREEDY, "--json", stdin=b"a b c").stdout)["answer"]
+        == (typed["answer"])
+    )
+
+
+def test_the_document_is_the_only_output_with_warnings_present(moerun, model):
+    done = moerun("run", model, "hi", *GREEDY, "--json", "--preload", "2")
+    document = json.loads(done.stdout)
+    assert b"no effect yet" in done.stderr
+    assert document["schema"] == 1
+    assert document["stop_reason"] in ("stop", "length")
+    assert document["plan"]["ubatch_tokens"] == 512
+    assert {"load_mode", "extra_buffers", "context_tokens"} <= document["plan"].keys()
+
+
+@pytest.mark.parametrize("mode", ["mmap", "copy"])
+def test_planned_buffers_are_the_reported_ones(moerun, model, mode):
+    done = moerun("run", model, "hi", *GREEDY, "--json", "--load-mode", mode)
+    rows = {row["name"]: row for row in json.loads(done.stdout)["plan"]["buffers"]}
+    assert ("mapped weights" in rows) == (mode == "mmap")
+    for row in rows.values():
+        assert abs(row["drift_fraction"]) < 0.01, row
+    assert rows["kv"]["planned_bytes"] == rows["kv"]["reported_bytes"]
+
+
+def test_a_reader_that_leaves_early_is_no_error(start, model):
+    process = start("run", model, "hi", "--num-predict", "400", "--quiet")
+    assert process.stdout.read(1)
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert errors == b""
+
+
+def test_an_empty_prompt_loads_and_exits(moerun, model):
+    done = moerun("run", model, "")
+    assert (done.returncode, done.stdout) == (0, b"")
+    assert b"nothing was asked" in done.stderr
+
+
+def test_verbose_prints_the_eight_lines_then_ours(moerun, model):
+    done = moerun("run", model, "hi", *GREEDY, "--verbose", "--quiet")
+    lines = done.stderr.decode().splitlines()
+    labels = [line.partition(":")[0] for line in lines if ":" in line]
+    eight = [
+        "total duration",
+        "load duration",
+        "prompt eval count",
+        "prompt eval duration",
+        "prompt eval rate",
+        "eval count",
+        "eval duration",
+        "eval rate",
+    ]
+    first = labels.index("total duration")
+    assert labels[first : first + 8] == eight
+    assert "cpu kv" in labels[first + 8 :]
+
+
+def test_a_dry_run_shows_the_plan_and_starts_nothing(moerun, model):
+    done = moerun("run", model, "hi", "--dry-run")
+    assert done.returncode == 0
+    assert b"Context" in done.stdout
+    document = json.loads(moerun("run", model, "--dry-run", "--json").stdout)
+    assert document["schema"] == 1
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "folder", "truncated", "text"])
+def test_a_bad_file_is_one_sentence_and_exit_code_3(moerun, model, tmp_path, kind):
+    path = tmp_path / "bad.gguf"
+    match kind:
+        case "empty":
+            path.touch()
+        case "folder":
+            path.mkdir()
+        case "truncated":
+            path.write_bytes(model.read_bytes()[:-5000])
+        case "text":
+            path.write_text("hello " * 1000)
+    done = moerun("run", path, "hi")
+    assert done.returncode == 3
+    assert done.stdout == b""
+    assert done.stderr.decode().startswith("Error: ")
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_prompt_beyond_the_context_is_a_usage_error(moerun, model):
+    done = moerun("run", model, "word " * 3000, "--ctx", "256")
+    assert done.returncode == 2
+    assert done.stderr.count(b"Error:") == 1
+
+
+def test_ctrl_c_ends_the_answer_with_130_and_the_text_so_far(start, moerun, model):
+    process = start("run", model, "hi", "--num-predict", "900", "--quiet")
+    runner = stopped_in_the_middle(process)
+    process.send_signal(signal.SIGINT)
+    runner.resume()
+    rest, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert rest.endswith(b"\n")
+    assert errors == b""
+    assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
+
+
+def test_stat_sees_a_runner_while_it_lives(start, moerun, model):
+    process = start("run", model, "hi", "--num-predict", "900", "--load-mode", "mmap")
+    child = stopped_in_the_middle(process)
+    runner = the_runner(moerun)
+    assert runner["pid"] == child.pid
+    devices = {device["label"]: device for device in runner["devices"]}
+    rows = {row["kind"]: row for row in devices["cpu"]["rows"]}
+    assert {"dense", "experts", "kv", "compute", "runtime"} <= rows.keys()
+    for kind in ("dense", "experts", "kv", "compute"):
+        assert abs(rows[kind]["drift_fraction"]) < 0.01
+    assert devices["cpu"]["observed_bytes"] > 1 << 20
+    assert 0 < runner["host"]["model_resident_bytes"] <= model.stat().st_size + 8192
+    assert b"planned" in moerun("stat", "--memory").stdout
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    child.resume()
+    deadline = time.monotonic() + LIMIT_S
+    while json.loads(moerun("stat", "--json").stdout)["runners"]:
+        assert time.monotonic() < deadline, "the runner outlived its parent"
+
+
+def test_a_runner_that_dies_is_one_sentence_and_exit_code_6(start, moerun, model):
+    process = start("run", model, "hi", "--num-predict", "900", "--quiet")
+    runner = stopped_in_the_middle(process)
+    runner.send_signal(signal.SIGSEGV)
+    runner.resume()
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 6
+    text = errors.decode()
+    assert text.startswith("Error: The runner died while it answered (SIGSEGV")
+    assert "  | " in text
+    assert ".log" in text
+    assert "Traceback" not in text
+    assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
+
+
+def test_watching_prints_one_document_a_line_until_ctrl_c(start):
+    process = start("stat", "--memory", "--json", "--watch", "--interval", "0.1")
+    lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert [line["schema"] for line in lines] == [1, 1, 1]
+    assert process.returncode == 0
+    assert errors == b""
+
+
+class Terminal:
+    """A process on a pseudo-terminal."""
+
+    def __init__(self, arguments, environment, folder):
+        self._main, child_side = pty.openpty()
+        self.process = subprocess.Popen(
+            arguments,
+            stdin=child_side,
+            stdout=child_side,
+            stderr=child_side,
+            env=environment,
+            cwd=folder,
+            start_new_session=True,
+            preexec_fn=_take_terminal,
+        )
+        os.close(child_side)
+        self.seen = ""
+
+    def type(self, text):
+        os.write(self._main, text.encode())
+
+    def expect(self, text, *, nudge=""):
+        """Read until `text` was printed after what was expected before.
+
+        A `nudge` is typed again with each second: a key that comes before the line is being
+        edited, right after the prompt, is lost to Python.
+        """
+        deadline = time.monotonic() + LIMIT_S
+        while text not in self.seen:
+            self.type(nudge)
+            assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
+            if select.select([self._main], [], [], 1.0)[0]:
+                try:
+                    self.seen += os.read(self._main, 65536).decode("utf-8", "replace")
+                except OSError:  # the other side was closed
+                    assert text in self.seen, self.seen
+        before, _, self.seen = self.seen.partition(text)
+        return before
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self._main)
+
+
+def _take_terminal():
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def test_a_conversation_on_a_terminal(environment, model, tmp_path):
+    arguments = [*MOERUN, "run", str(model), "--num-predict", "900", "--system", "be brief"]
+    terminal = Terminal(arguments, environment, tmp_path)
+    try:
+        terminal.expect(">>> ")
+        terminal.type("/show system\n")
+        terminal.expect("be brief")
+        terminal.expect(">>> ")
+        terminal.type("tell me all\n")
+        terminal.expect("tell me all")
+        time.sleep(0.5)
+        terminal.type("\x03")  # the terminal makes SIGINT of it
+        terminal.expect(">>> ")
+        terminal.expect("Use Ctrl + d or /bye to exit.", nudge="\x03")
+        terminal.expect(">>> ")
+        terminal.type("/bye\n")
+        assert terminal.process.wait(timeout=LIMIT_S) == 0
+    finally:
+        terminal.close()
