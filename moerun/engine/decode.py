@@ -36,6 +36,10 @@ class Decoder:
                 "This model keeps no memory of past tokens, so it cannot write answers.",
                 hint="It may be an embedding model.",
             )
+        self._has_state = bool(
+            self._llama.llama_model_is_recurrent(loaded.model)
+            or self._llama.llama_model_is_hybrid(loaded.model)
+        )
         self._tokens: list[int] = []
         self._single = (self._llama.llama_token * 1)()
         self._no_abort = self._llama.ggml_abort_callback()
@@ -46,8 +50,12 @@ class Decoder:
         return tuple(self._tokens)
 
     def clear(self) -> None:
-        """Forget all tokens."""
-        self._llama.llama_memory_clear(self._memory, True)
+        """Forget all tokens.
+
+        The cells of a KV cache are only marked free: overwriting gigabytes with zeroes takes
+        seconds and commits memory that was never used. A recurrent state has no such marks.
+        """
+        self._llama.llama_memory_clear(self._memory, self._has_state)
         self._tokens.clear()
 
     def prefill(self, tokens: list[int], *, is_cancelled: Callable[[], bool]) -> tuple[int, bool]:

@@ -15,6 +15,7 @@ from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
 from moerun.engine.vocabulary import Vocabulary
 from moerun.errors import EngineRefused, UnsupportedModel, UsageError
 from tests.engine.builders import ENGINE, answer, arguments
+from tests.tiny_models import MOE_ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
@@ -147,6 +148,17 @@ def test_memories_that_cannot_go_back_are_built_again(tiny_model, architecture: 
     fresh.close()
     numpy.testing.assert_allclose(continued, expected, rtol=0, atol=2e-2)
     assert int(numpy.argmax(continued)) == int(numpy.argmax(expected))
+
+
+@pytest.mark.parametrize("architecture", MOE_ARCHITECTURES)
+def test_a_cleared_memory_leaves_no_trace(tiny_model, architecture: str):
+    opened = ENGINE.load(arguments(tiny_model(architecture)))
+    tokens = [65 + (i * 5) % 50 for i in range(60)]
+    fresh = opened.evaluate(tokens)
+    opened.evaluate([66 + (i * 3) % 40 for i in range(200)])
+    again = opened.evaluate(tokens)
+    opened.close()
+    assert fresh.tobytes() == again.tobytes()
 
 
 def last_row(session: LlamaSession):
