@@ -52,6 +52,8 @@ _OUT_OF_MEMORY: Final = (
 )
 
 
+_EMPTY_ERROR: Final = re.compile(r"^llama_model_load_from_file_impl:|: failed to load model$")
+
 # What the engine does otherwise than asked, and only mentions — src/llama-mmap.cpp:191, :293, :719,
 # :742, src/llama-context.cpp:550, :678, src/llama-model-loader.cpp:830 @ 0.3.36.
 _NOTES: Final = (
@@ -229,9 +231,8 @@ def error_line(errors: Iterable[str]) -> str | None:
 
     The very last lines of a failed load only repeat that it failed.
     """
-    empty = re.compile(r"failed to load model\b(?!:.*:)|^llama_model_load_from_file_impl")
     said = [line.strip() for line in errors if line.strip()]
-    telling = [line for line in said if not empty.search(line)] or said
+    telling = [line for line in said if not _EMPTY_ERROR.search(line)] or said
     if not telling:
         return None
     # The name of the C++ function in front tells a user nothing.

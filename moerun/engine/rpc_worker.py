@@ -10,12 +10,15 @@ Does not know: what is placed on it.
 import argparse
 import contextlib
 import ctypes
+import os
 import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from moerun.engine import abi
 from moerun.engine.child_probe import describe_exit
@@ -35,30 +38,30 @@ def loopback_worker(memory_bytes: int | None = None, *, threads: int = 2) -> Ite
     """
     address = f"{_LOOPBACK}:{_free_port()}"
     command = [sys.executable, "-m", "moerun.engine.rpc_worker", address, "--threads", str(threads)]
+    command.append("--until-stdin-closes")
     if memory_bytes is not None:
         command += ["--memory-bytes", str(memory_bytes)]
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        _wait_until_it_greets(process, address)
-        yield address
-    finally:
-        process.kill()
-        process.communicate()
+    # A file, since a pipe that nobody reads would stop the worker once it is full.
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+        )
+        try:
+            _wait_until_it_greets(process, address, log)
+            yield address
+        finally:
+            process.kill()
+            process.communicate()
 
 
-def _wait_until_it_greets(process: subprocess.Popen[bytes], address: str) -> None:
+def _wait_until_it_greets(process: subprocess.Popen[bytes], address: str, log: IO[bytes]) -> None:
     ends_s = time.monotonic() + _START_TIMEOUT_S
     while True:
         if process.poll() is not None:
-            _, stderr = process.communicate()
+            log.seek(0)
             raise EngineCrashed(
                 f"The worker at {address} ended at once ({describe_exit(process.returncode)}).",
-                log_tail=stderr.decode("utf-8", "replace"),
+                log_tail=log.read().decode("utf-8", "replace"),
             )
         try:
             greet_worker(address, timeout_s=1.0)
@@ -123,13 +126,24 @@ def _data_bytes() -> int:
     raise EngineRefused("This system does not tell how much memory a process has mapped.")
 
 
+def _end_with_the_parent() -> None:
+    """Wait until the parent's end of the pipe closes, which the system does when it dies."""
+    sys.stdin.buffer.read()
+    os._exit(0)  # the server's loop knows no other end
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a worker; returns only with an error."""
     parser = argparse.ArgumentParser(prog="python -m moerun.engine.rpc_worker")
     parser.add_argument("address", help="host:port to listen on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory-bytes", type=int, default=None)
+    parser.add_argument(
+        "--until-stdin-closes", action="store_true", help="end with the program that started it"
+    )
     options = parser.parse_args(arguments)
+    if options.until_stdin_closes:
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
     try:
         serve(options.address, threads=options.threads, memory_bytes=options.memory_bytes)
     except MoerunError as error:

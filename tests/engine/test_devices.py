@@ -2,7 +2,10 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -11,7 +14,7 @@ from moerun.engine.arguments import EngineDeviceRef
 from moerun.engine.child_probe import probe_engine
 from moerun.engine.devices import buffer_type_names, device_pointers, list_devices
 from moerun.engine.rpc_worker import loopback_worker
-from moerun.engine.workers import greet_worker, split_address
+from moerun.engine.workers import greet_worker, reach_worker, split_address
 from moerun.errors import EngineRefused, UsageError
 from moerun.machine.description import DeviceId, EngineDeviceKind
 from moerun.units import MIB
@@ -92,6 +95,40 @@ def test_a_worker_that_is_busy_does_not_hang_the_engine():
         greet_worker(worker, timeout_s=0.5)
     with pytest.raises(EngineRefused, match="cannot be reached"):
         greet_worker(worker, timeout_s=5)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_worker_ends_with_the_program_that_started_it():
+    program = (
+        "import time; from moerun.engine.rpc_worker import loopback_worker\n"
+        "with loopback_worker() as address: print(address, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    address = parent.stdout.readline().strip()
+    greet_worker(address)
+    parent.kill()
+    parent.communicate()
+    for _ in range(1200):
+        try:
+            reach_worker(address)
+        except EngineRefused:
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the worker still listens")
+
+
+def test_a_worker_that_cannot_start_says_why():
+    with loopback_worker() as taken:
+        done = subprocess.run(
+            [sys.executable, "-m", "moerun.engine.rpc_worker", taken],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == EngineRefused.exit_code
+    assert f"Error: The worker could not listen at {taken}." in done.stderr
 
 
 @contextlib.contextmanager
