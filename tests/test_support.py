@@ -89,3 +89,9 @@ def test_some_architectures_need_an_output_matrix_of_their_own(tmp_path: Path):
     path = a_model_file(tmp_path, architecture="olmoe", tensors={"output.weight": None})
     with pytest.raises(UnsupportedModel, match=r"has no output\.weight"):
         read_model(path)
+
+
+def test_draft_blocks_of_an_architecture_that_has_none(tmp_path: Path):
+    path = a_model_file(tmp_path, keys={"qwen3moe.nextn_predict_layers": 1})
+    with pytest.raises(UnsupportedModel, match=r"a block for speculative decoding \('blk\.1\."):
+        read_model(path)

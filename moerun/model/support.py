@@ -62,6 +62,16 @@ def _check_place(keys: Keys, hyper: HyperParameters, tensor: Tensor) -> None:
             f"has tensor '{shown(tensor.name)}' of layer {tensor.layer} and only "
             f"{hyper.block_count} layers (block_count)"
         )
+    if (
+        tensor.layer is not None
+        and tensor.layer >= hyper.trunk_blocks
+        and keys.architecture not in architectures.SKIPS_PREDICTION_BLOCKS
+    ):
+        # the loader of the architecture ends before such blocks, and then the count is wrong
+        raise keys.refusal(
+            f"has a block for speculative decoding ('{shown(tensor.name)}'), which the engine "
+            "does not read in this architecture"
+        )
 
 
 def _check_encoding(keys: Keys, tensor: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from moerun.errors import UnsupportedModel
 from moerun.model.encodings import ENCODINGS
-from moerun.model.gguf_header import read_model
+from moerun.model.gguf_header import read_header, read_model
 from moerun.model.support import ALLOWED
 from moerun.model.tensor_names import Operation
 from tests.tiny_models import write_tiny_model
@@ -60,6 +60,23 @@ def test_the_engine_refuses_what_lacks_an_output_too(architecture: str, tmp_path
     path.write_bytes(raw.replace(name, name.replace(b"output", b"outpux")))
     assert "tensor 'output.weight' not found" in load(path)
     with pytest.raises(UnsupportedModel):
+        read_model(path)
+
+
+def test_the_engine_refuses_draft_blocks_where_an_architecture_has_none(tmp_path: Path):
+    path = write_tiny_model(tmp_path / "m.gguf", "qwen3moe")
+    raw = path.read_bytes()
+    # a key of the same length and type, which the engine does not need
+    spare = b"qwen3moe.attention.value_length"
+    wanted = b"qwen3moe.nextn_predict_layers"
+    begin = raw.index(struct.pack("<Q", len(spare)) + spare)
+    end = begin + 8 + len(spare) + 4 + 4
+    key = struct.pack("<Q", len(wanted)) + wanted + struct.pack("<II", 4, 1)
+    header_end = read_header(path).files[0].data_offset_bytes
+    header = raw[:begin] + key + raw[end:header_end]
+    path.write_bytes(header + bytes(header_end - len(header)) + raw[header_end:])
+    assert "wrong number of tensors" in load(path)
+    with pytest.raises(UnsupportedModel, match="for speculative decoding"):
         read_model(path)
 
 
