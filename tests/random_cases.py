@@ -146,7 +146,7 @@ def _a_machine(draw: Random, model: Model) -> Machine:
         )
         return a_machine(gpus=(shared,), ram=ram, available=available, system=system)
     gpus = []
-    for index in range(draw.choice((0, 1, 1, 2, 2, 3))):
+    for index in range(draw.choice((0, 1, 1, 1, 2, 2, 2, 3, 5))):
         free = int(size * draw.uniform(0.02, 0.8)) + draw.randrange(2 * GIB)
         backend = draw.choice((GpuBackend.CUDA, GpuBackend.CUDA, GpuBackend.VULKAN, GpuBackend.RPC))
         gpus.append(a_gpu(index, free=free, total=free + GIB, backend=backend))

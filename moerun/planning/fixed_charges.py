@@ -72,6 +72,7 @@ class Shapes:
     query_heads: int
     embedding_length: int
     output_values: int
+    window_tokens: int
     largest_matrix_bytes: int
 
 
@@ -119,6 +120,7 @@ def shapes(model: Model) -> Shapes:
         query_heads=heads,
         embedding_length=embedding,
         output_values=_output_values(model),
+        window_tokens=max(map(_window_tokens, model.layers), default=0),
         largest_matrix_bytes=largest,
     )
 
@@ -146,9 +148,12 @@ def compute(
     batch = max(1, min(strategy.ubatch_tokens, context_tokens))
     row = batch * _VALUE_BYTES
     embedding = 2 * shape.embedding_length * row
-    mask = context_tokens * batch * _MASK_BYTES[strategy.flash_attention]
+    cells = context_tokens
+    if shape.window_tokens:
+        cells += min(context_tokens, shape.window_tokens + batch)
+    mask = cells * batch * _MASK_BYTES[strategy.flash_attention]
     copies = PIPELINE_COPIES if is_pipelined else 1
-    phases = [mask + embedding]
+    phases = [mask + embedding + shape.output_values * _VALUE_BYTES]
     if Work.EXPERTS in work:
         phases.append(shape.expert_values * row + mask)
     if Work.LAYERS in work:
@@ -215,6 +220,12 @@ def _attention_values(layer: Layer, attention_rows: int, heads: int) -> int:
             return (3 * latent + rope) * heads
         case _:
             return 3 * attention_rows
+
+
+def _window_tokens(layer: Layer) -> int:
+    """Return the window of a layer that has one; such layers have a mask of their own."""
+    spec = layer.attention
+    return 0 if spec is None or spec.window_tokens is None else spec.window_tokens
 
 
 def _output_values(model: Model) -> int:

@@ -10,8 +10,12 @@ Does not know: models, tensors, budgets, or reasons.
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import Final
 
 from moerun.planning.cargo import PartBytes, first_fit
+
+FINE_CUTS_UP_TO: Final = 3
+COARSE_CUTS: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +58,17 @@ def cut(freight: Freight, capacities: tuple[int, ...]) -> tuple[Run, ...] | None
     starts = _greedy_starts(freight, capacities)
     if starts is None:
         return None
-    if starts[0] > 0:
-        ends = (*starts[1:], freight.layer_count)
+    best = None if starts[0] else _best_starts(freight, capacities)
+    ends = (*(best or starts)[1:], freight.layer_count)
+    if best is not None:
         return tuple(
-            Run(first=first, end=end, experts_from=end)
-            for first, end in zip(starts, ends, strict=True)
+            _run(freight, capacity, first, end)
+            for capacity, first, end in zip(capacities, best, ends, strict=True)
         )
-    starts = _best_starts(freight, capacities)
-    if starts is None:
+    if len(capacities) > 1 and any(a == b for a, b in zip(starts, ends, strict=True)):
         return None
-    ends = (*starts[1:], freight.layer_count)
     return tuple(
-        _run(freight, capacity, first, end)
-        for capacity, first, end in zip(capacities, starts, ends, strict=True)
+        Run(first=first, end=end, experts_from=end) for first, end in zip(starts, ends, strict=True)
     )
 
 
@@ -94,45 +96,49 @@ def _best_starts(freight: Freight, capacities: tuple[int, ...]) -> tuple[int, ..
     count, devices = freight.layer_count, len(capacities)
     if devices > max(1, count):
         return None
-    # the best (bytes, slack) and cuts of the layers before `end` on the devices so far
+    dense = freight.dense
+    cuts = _cut_points(count, devices)
+    # the best (bytes, slack, cuts) of the layers before a cut on the devices so far
     reached: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 1000, ())}
     for position, capacity in enumerate(capacities):
-        is_last = position == devices - 1
-        ends = range(count, count + 1) if is_last else range(position + 1, count)
         following: dict[int, tuple[int, int, tuple[int, ...]]] = {}
-        for end in ends:
+        for end in (count,) if position == devices - 1 else cuts:
             best: tuple[int, int, tuple[int, ...]] | None = None
-            for first in range(end - 1, position - 1, -1) if position else (0,):
-                room = capacity - (freight.dense[end] - freight.dense[first])
-                if room < 0:
-                    break
-                before = reached.get(first)
-                if before is None:
+            for first, (bytes_before, slack_before, starts) in reached.items():
+                room = capacity - dense[end] + dense[first]
+                if first >= end or room < 0:
                     continue
                 placed = _placed_bytes(freight, room, first, end)
-                slack = (room - placed) * 1000 // max(1, capacity)
-                found = (before[0] + placed, min(before[1], slack), (*before[2], first))
-                if best is None or found[:2] > best[:2]:
-                    best = found
+                total = bytes_before + placed
+                if best is not None and total < best[0]:
+                    continue
+                slack = min(slack_before, (room - placed) * 1000 // max(1, capacity))
+                if best is None or (total, slack) > best[:2]:
+                    best = total, slack, (*starts, first)
             if best is not None:
                 following[end] = best
         reached = following
-    best = reached.get(count)
-    return None if best is None else best[2]
+    found = reached.get(count)
+    return None if found is None else found[2]
+
+
+def _cut_points(count: int, devices: int) -> range:
+    """Return where runs may end; coarser with many devices, the same whatever their memory."""
+    step = 1 if devices <= FINE_CUTS_UP_TO else max(1, count // COARSE_CUTS)
+    return range(step, count, step)
 
 
 def _placed_bytes(freight: Freight, room: int, first: int, end: int) -> int:
     experts = freight.experts
-    if experts[end] - experts[first] <= room:
-        return experts[end] - experts[first]
+    wanted = experts[end] - experts[first]
+    if wanted <= room:
+        return wanted
     start = bisect_left(experts, experts[end] - room, first, end)
     placed = experts[end] - experts[start]
-    if freight.split_layers and start > first:
-        left = room - placed
+    if freight.split_layers:
         for _, size in freight.parts[start - 1]:
-            if size <= left:
-                left -= size
-        return room - left
+            if placed + size <= room:
+                placed += size
     return placed
 
 

@@ -31,6 +31,10 @@ MAX_DEVICES: Final = 16  # llama_max_devices - src/llama.cpp @ llama-cpp-python 
 REPACKED: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})
 
 
+Rank = tuple[int, int, int, int, int]
+"""Bytes off the GPUs (dense and state, experts), experts on SSD, devices, remote layers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """Everything that stays the same while contexts and sets of GPUs are tried."""
@@ -117,7 +121,7 @@ class Candidate:
         return self.need.layer_bytes + self.need.output_bytes, experts, self.ssd_expert_bytes
 
     @property
-    def rank(self) -> tuple[int, int, int, int, int]:
+    def rank(self) -> Rank:
         """Return what makes one candidate better than another: less is better."""
         return (*self.slow_bytes, len(self.devices), self.remote_layers)
 
@@ -201,16 +205,37 @@ def best_candidate(at: Situation) -> Candidate | None:
     """
     best: Candidate | None = None
     nearest: Candidate | None = None
-    for devices in device_sets(at.problem):
-        for has_staging in (False, True) if devices else (False,):
-            found = _candidate(at, devices, has_staging=has_staging)
-            if found is None:
-                continue
-            if found.fits and (best is None or found.rank < best.rank):
-                best = found
-            if not found.fits and (nearest is None or found.short_bytes < nearest.short_bytes):
-                nearest = found
+    for least, devices, has_staging in sorted(_attempts(at), key=lambda attempt: attempt[0]):
+        if best is not None and least > best.rank:
+            break  # the others promise even less
+        found = _candidate(at, devices, has_staging=has_staging)
+        if found is None:
+            continue
+        if found.fits and (best is None or found.rank < best.rank):
+            best = found
+        if not found.fits and (nearest is None or found.short_bytes < nearest.short_bytes):
+            nearest = found
     return best or nearest
+
+
+def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
+    """Yield sets of GPUs, without and with staging, and a rank that none of them can beat."""
+    load = at.problem.cargo
+    dense, movable = at.freight.dense[-1], at.freight.experts[-1]
+    held = sum(size for parts in load.host_parts for _, size in parts)
+    for devices in device_sets(at.problem):
+        count = len(devices)
+        if not devices:
+            output = load.output_bytes + tied_copy_bytes(at.problem)
+            yield (dense + output, movable + held, 0, 0, 0), (), False
+            continue
+        for has_staging in (False, True):
+            room = sum(max(0, left) for left in _capacities(at, devices, has_staging=has_staging))
+            if not has_staging and (room < dense + movable or held or load.pins_host_matrices):
+                continue  # not everything can be on these GPUs
+            host_dense = max(0, dense - room)
+            host_experts = movable if host_dense else max(0, dense + movable - room)
+            yield (host_dense, host_experts + held, 0, count, 0), devices, has_staging
 
 
 def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
@@ -277,20 +302,7 @@ def tied_copy_bytes(problem: Problem) -> int:
 
 def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> Candidate | None:
     load = at.problem.cargo
-    taken = tuple(
-        _taken_bytes(
-            at,
-            gpu,
-            has_output=gpu is devices[-1],
-            has_staging=has_staging,
-            is_pipelined=len(devices) > 1 and not has_staging,
-        )
-        for gpu in devices
-    )
-    capacities = tuple(
-        _usable_bytes(at, gpu, has_staging=has_staging) - gone
-        for gpu, gone in zip(devices, taken, strict=True)
-    )
+    capacities = _capacities(at, devices, has_staging=has_staging)
     runs = cut(at.freight, capacities) if devices else ()
     if runs is None:
         return None
@@ -300,8 +312,26 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
     if devices and not has_staging and multiplies:
         return None  # something stays on the host, so large batches need staging
     need = _host_need(at, host_layers=host_layers, with_gpu=bool(devices), left=left)
-    used = sum(taken) + sum(_run_bytes(at.freight, run) for run in runs)
+    used = sum(
+        _usable_bytes(at, gpu, has_staging=has_staging) - capacity + _run_bytes(at.freight, run)
+        for gpu, capacity, run in zip(devices, capacities, runs, strict=True)
+    )
     return _with_host(at, devices, runs, need=need, left=left, gpu_bytes=used, staged=has_staging)
+
+
+def _capacities(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> tuple[int, ...]:
+    """Return what is left on each device for layers and experts; negative when nothing fits."""
+    return tuple(
+        _usable_bytes(at, gpu, has_staging=has_staging)
+        - _taken_bytes(
+            at,
+            gpu,
+            has_output=gpu is devices[-1],
+            has_staging=has_staging,
+            is_pipelined=len(devices) > 1 and not has_staging,
+        )
+        for gpu in devices
+    )
 
 
 def _usable_bytes(at: Situation, gpu: Gpu, *, has_staging: bool) -> int:
