@@ -8,14 +8,13 @@ Does not know: ctypes, or what the devices will be used for.
 """
 
 import json
-import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Final
 
 from moerun.codec import from_plain
 from moerun.engine.abi import require_version
+from moerun.engine.children import child_environment, describe_exit, module_command
 from moerun.errors import (
     EngineCrashed,
     EngineError,
@@ -28,7 +27,6 @@ from moerun.errors import (
 from moerun.machine.description import EngineDevice
 
 DEFAULT_TIMEOUT_S: Final = 60.0
-_WINDOWS_STATUS: Final = 0x8000_0000  # where Windows puts its exceptions
 _KINDS: dict[str, type[MoerunError]] = {
     kind.__name__: kind for kind in (EngineMissing, EngineMismatch, EngineRefused, UsageError)
 }
@@ -52,12 +50,15 @@ def probe_engine(
     Raises EngineMissing or EngineMismatch without starting one, EngineCrashed when it dies.
     """
     require_version()
-    command = [sys.executable, "-m", "moerun.engine.devices", "--json"]
-    for worker in workers:
-        command += ["--worker", worker]
+    named = (f"--worker={worker}" for worker in workers)
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=timeout_s, stdin=subprocess.DEVNULL, check=False
+            module_command("moerun.engine.devices", "--json", *named),
+            capture_output=True,
+            timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+            env=child_environment(),
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise EngineCrashed(
@@ -72,18 +73,6 @@ def probe_engine(
             log_tail=log_tail,
         )
     return _read(done.stdout, log_tail)
-
-
-def describe_exit(returncode: int) -> str:
-    """Return `exit code 3`, or the name of the signal or the status that ended a child."""
-    if returncode >= _WINDOWS_STATUS:
-        return f"status {returncode:#x}"
-    if returncode >= 0:
-        return f"exit code {returncode}"
-    try:
-        return signal.Signals(-returncode).name
-    except ValueError:
-        return f"signal {-returncode}"
 
 
 def _read(output: bytes, log_tail: str) -> EngineProbe:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from typing import IO, Any, Final
 
 from moerun.engine import abi
-from moerun.engine.child_probe import describe_exit
+from moerun.engine.children import child_environment, describe_exit, module_command
 from moerun.engine.workers import greet_worker, split_address
 from moerun.errors import EngineCrashed, EngineMissing, EngineRefused, MoerunError
 
@@ -37,14 +37,17 @@ def loopback_worker(memory_bytes: int | None = None, *, threads: int = 2) -> Ite
     `memory_bytes` is what it reports as its memory, and on Linux what it can allocate.
     """
     address = f"{_LOOPBACK}:{_free_port()}"
-    command = [sys.executable, "-m", "moerun.engine.rpc_worker", address, "--threads", str(threads)]
-    command.append("--until-stdin-closes")
+    options = ["--until-stdin-closes", f"--threads={threads}"]
     if memory_bytes is not None:
-        command += ["--memory-bytes", str(memory_bytes)]
+        options.append(f"--memory-bytes={memory_bytes}")
     # A file, since a pipe that nobody reads would stop the worker once it is full.
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log
+            module_command("moerun.engine.rpc_worker", address, *options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=child_environment(),
         )
         try:
             _wait_until_it_greets(process, address, log)

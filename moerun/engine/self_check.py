@@ -20,7 +20,7 @@ from typing import Any, Final
 from moerun.codec import from_plain, to_plain
 from moerun.engine import abi
 from moerun.engine.arguments import EngineArgs, Override
-from moerun.engine.child_probe import describe_exit
+from moerun.engine.children import child_environment, describe_exit, module_command
 from moerun.errors import MoerunError
 from moerun.machine.description import HOST
 from moerun.planning.strategy import LoadMode, Toggle
@@ -99,10 +99,14 @@ def run_self_check(
             engine_version=version, findings=(Finding(name="version", is_ok=False, detail=detail),)
         )
     head = Finding(name="version", is_ok=True, detail=f"{abi.PACKAGE} {version}")
-    child = command or (sys.executable, "-m", "moerun.engine.self_check")
     try:
         done = subprocess.run(
-            child, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout_s, check=False
+            command or module_command("moerun.engine.self_check"),
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            env=child_environment(),
+            timeout=timeout_s,
+            check=False,
         )
     except subprocess.TimeoutExpired as error:
         findings = _read(error.stdout or b"", ending=f"the engine did not end in {timeout_s:g} s")

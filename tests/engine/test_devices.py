@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from moerun.engine.arguments import EngineDeviceRef
 from moerun.engine.child_probe import probe_engine
+from moerun.engine.children import child_environment, module_command
 from moerun.engine.devices import buffer_type_names, device_pointers, list_devices
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.workers import greet_worker, reach_worker, split_address
@@ -60,6 +62,26 @@ def test_a_child_lists_the_same():
     assert [d.description for d in probe.devices if d.registry == "RPC"] == [worker]
 
 
+def test_the_working_folder_provides_no_modules(tmp_path: Path):
+    """Somebody else's folder must not run code because moerun was started there."""
+    for name in ("llama_cpp", "moerun", "gguf", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('taken over')")
+    program = (
+        "from moerun.engine.child_probe import probe_engine; probe_engine(); "
+        "from moerun.engine.self_check import run_self_check; check = run_self_check(); "
+        "assert check.is_sound, check"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        cwd=tmp_path,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_what_a_child_refuses_arrives_as_the_same_error():
     with pytest.raises(EngineRefused, match="cannot be reached"):
         probe_engine(timeout_s=60, workers=("127.0.0.1:1",))
@@ -103,7 +125,12 @@ def test_a_worker_ends_with_the_program_that_started_it():
         "import time; from moerun.engine.rpc_worker import loopback_worker\n"
         "with loopback_worker() as address: print(address, flush=True); time.sleep(600)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert parent.stdout is not None
     address = parent.stdout.readline().strip()
     greet_worker(address)
@@ -122,7 +149,8 @@ def test_a_worker_ends_with_the_program_that_started_it():
 def test_a_worker_that_cannot_start_says_why():
     with loopback_worker() as taken:
         done = subprocess.run(
-            [sys.executable, "-m", "moerun.engine.rpc_worker", taken],
+            module_command("moerun.engine.rpc_worker", taken),
+            env=child_environment(),
             capture_output=True,
             text=True,
             check=False,

@@ -12,6 +12,7 @@ import pytest
 from moerun.engine.abi import LogLevel
 from moerun.engine.arguments import Override
 from moerun.engine.engine_log import engine_log
+from moerun.engine.interface import Engine, EngineSession
 from moerun.engine.llama import LlamaEngine, evaluate
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
@@ -102,6 +103,14 @@ def test_devices_give_the_same_logits_and_hold_what_they_should(model: Path, ref
         weights = [b.device for b in session.report.buffers if b.kind == "model"]
         session.close()
         assert both[1].id in weights
+
+
+def test_it_is_what_runners_ask_for(model: Path):
+    engine: Engine = LlamaEngine(log_sink=None)
+    session: EngineSession = engine.load(arguments(model))
+    assert session.report.notes == ()
+    assert session.model_defaults == {}
+    session.close()
 
 
 def test_no_devices_means_none_even_when_workers_are_known(model: Path):
