@@ -150,18 +150,25 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="moerun-check-") as folder:
         for name, step in steps:
             _tell({"begins": name})
-            try:
-                finding = Finding(name=name, is_ok=True, detail=step(Path(folder)))
-            except MoerunError as error:
-                detail = " ".join(part for part in (error.message, error.hint) if part)
-                finding = Finding(name=name, is_ok=False, detail=detail)
-            except _NotAsBelieved as error:
-                finding = Finding(name=name, is_ok=False, detail=str(error))
+            finding = _do(name, step, Path(folder))
             _tell({"found": to_plain(finding)})
             if name == "library" and not finding.is_ok:
                 break  # calling into an engine of another shape proves nothing
     _tell({"ends": True})
     return 0
+
+
+def _do(name: str, step: Callable[[Path], str], folder: Path) -> Finding:
+    """Do one step; whatever it raises is its finding, since a check must not fail itself."""
+    try:
+        return Finding(name=name, is_ok=True, detail=step(folder))
+    except MoerunError as error:
+        detail = " ".join(part for part in (error.message, error.hint) if part)
+    except _NotAsBelieved as error:
+        detail = f"{error}; {_REBUILD.format(abi.INSTALL_COMMAND)}"
+    except Exception as error:
+        detail = f"the check itself failed: {type(error).__name__}: {error}"
+    return Finding(name=name, is_ok=False, detail=detail)
 
 
 class _NotAsBelieved(Exception):

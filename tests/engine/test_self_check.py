@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from moerun.engine import abi
 from moerun.engine.arguments import Override
 from moerun.engine.check_record import FILE_NAME, check_engine_once, engine_key
+from moerun.engine.children import child_environment
 from moerun.engine.llama import evaluate
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.self_check import Finding, SelfCheck, plain_arguments, run_self_check
@@ -82,6 +84,23 @@ def test_a_child_that_stops_early_without_an_error_is_noticed():
     check = run_self_check(command=child(LIBRARY, "os._exit(0)"))
     assert not check.is_sound
     assert "the end" in check.problems[0].name
+
+
+def test_a_check_that_cannot_write_says_that_and_blames_no_processor(tmp_path: Path):
+    program = (
+        "import sys, tempfile; from pathlib import Path; from moerun.engine import self_check; "
+        "print(self_check._do('prompt', self_check._check_prompt, Path(sys.argv[1]) / 'gone'))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)],
+        env=child_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "is_ok=False" in done.stdout
+    assert "the check itself failed: FileNotFoundError" in done.stdout
+    assert "AMX" not in done.stdout
 
 
 def test_a_child_that_cannot_start_is_noticed():
