@@ -70,15 +70,7 @@ def register_workers(workers: tuple[str, ...]) -> None:
 def device_pointers(references: tuple[EngineDeviceRef, ...]) -> tuple[int, ...]:
     """Return ggml's pointer for each device, found by id; EngineRefused when one is gone."""
     opened = abi.open_engine()
-    known = {_id(opened, pointer): pointer for pointer in _pointers(opened)}
-    for reference in references:
-        if reference.id not in known:
-            raise EngineRefused(
-                f"The device {reference.id} ({reference.engine_name}) that the plan uses is not "
-                f"there; the engine lists {', '.join(known)}.",
-                hint="Plan again: the machine has changed since.",
-            )
-    return tuple(known[reference.id] for reference in references)
+    return tuple(_find(opened, reference) for reference in references)
 
 
 def buffer_type_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]:
@@ -101,6 +93,24 @@ def processor_buffer_type() -> int:
 
 def _pointers(opened: abi.Abi) -> tuple[int, ...]:
     return tuple(opened.device_at(index) for index in range(opened.device_count()))
+
+
+def _find(opened: abi.Abi, reference: EngineDeviceRef) -> int:
+    """Look at the device of the expected name first: to ask a GPU for its id takes its memory.
+
+    Belief: the properties include free memory, for which the CUDA backend makes a context of some
+    hundred megabytes on that card — ggml/src/ggml-cuda/ggml-cuda.cu:5114 @ 0.3.36 — read there,
+    never measured.
+    """
+    names = {pointer: _text(opened.device_name(pointer)) for pointer in _pointers(opened)}
+    for pointer in sorted(names, key=lambda pointer: names[pointer] != reference.engine_name):
+        if _id(opened, pointer) == reference.id:
+            return pointer
+    raise EngineRefused(
+        f"The device {reference.id} ({reference.engine_name}) that the plan uses is not there; "
+        f"the engine lists {', '.join(names.values())}.",
+        hint="Plan again: the machine has changed since.",
+    )
 
 
 def _is_remote(opened: abi.Abi, pointer: int) -> bool:
