@@ -1,4 +1,4 @@
-"""Conversations as token ids, with the positions that the model is to learn.
+"""Conversations as token ids, with the weight of each as a thing to predict.
 
 Knows: how phrasings become turns, which tokens are answers, how a batch is padded.
 Does not know: the text, the network, or how either is judged.
@@ -20,7 +20,7 @@ from training.variation import vary
 
 OFF_TOPIC_SHARE: Final = 0.14
 PLAIN_SHARE: Final = 0.2  # of the questions, asked exactly as the text has them
-TURN_COUNT_WEIGHTS: Final = (72, 18, 10)  # for one, two and three turns
+TURN_COUNT_WEIGHTS: Final = (80, 13, 7)  # for one, two and three turns
 SYSTEM_SHARE: Final = 0.04
 SYSTEM_MESSAGES: Final = (
     "You are a helpful assistant.",
@@ -29,26 +29,32 @@ SYSTEM_MESSAGES: Final = (
     "Be brief.",
     "You answer in one sentence.",
 )
-QUESTION_TOKEN_SHARE: Final = 0.2  # of the question's tokens, learned beside the answers
+QUESTION_WEIGHT: Final = 0.05  # of a question's tokens, where an answer's tokens count one
+OPENING_WEIGHT: Final = 3.0  # an answer's first tokens decide what it is about
+OPENING_TOKENS: Final = 5
+# Answers are soon known by heart and the choice among them is not, so most are shown in part: a
+# step then holds nearly twice the questions.
+CUT_SHARE: Final = 0.6
+CUT_TOKENS: Final = 10
 SPLIT_DROPOUT_FRACTION: Final = 0.1
 SPLIT_DROPOUT_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A conversation's ids, and for each whether it is to be learned as a next token."""
+    """A conversation's ids, and how much each counts as a token to be predicted."""
 
     tokens: tuple[int, ...]
-    learned: tuple[bool, ...]
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Padded rows: `present` marks text, `learned` marks the tokens to predict."""
+    """Padded rows: `present` marks text, `weights` says how much a prediction counts."""
 
     tokens: Tensor
     present: Tensor
-    learned: Tensor
+    weights: Tensor
 
 
 class ConversationSource:
@@ -77,22 +83,26 @@ class ConversationSource:
         """Draw a conversation of one to three turns."""
         rng = self._rng
         tokens: list[int] = []
-        learned: list[bool] = []
+        weights: list[float] = []
         if rng.random() < SYSTEM_SHARE:
             tokens += self._ids(turn_text("system", rng.choice(SYSTEM_MESSAGES)))
-            learned += [False] * len(tokens)
-        for _ in range(rng.choices((1, 2, 3), TURN_COUNT_WEIGHTS)[0]):
+            weights += [0.0] * len(tokens)
+        turn_count = rng.choices((1, 2, 3), TURN_COUNT_WEIGHTS)[0]
+        for turn in range(turn_count):
             phrasing = self.phrasing()
             asked = self._ids(
                 turn_text("user", phrasing.question), rough=rng.random() < SPLIT_DROPOUT_SHARE
             )
             asked += self._ids(f"{TURN_START}assistant\n")
-            answered = self._ids(f"{phrasing.answer}{TURN_END}")
-            line_break = self._ids("\n")
-            tokens += asked + answered + line_break
-            learned += [rng.random() < QUESTION_TOKEN_SHARE for _ in asked]
-            learned += [True] * len(answered) + [False] * len(line_break)
-        return Example(tokens=tuple(tokens), learned=tuple(learned))
+            answered = self._ids(f"{phrasing.answer}{TURN_END}\n")
+            if turn == turn_count - 1 and rng.random() < CUT_SHARE:
+                answered = answered[:CUT_TOKENS]
+            tokens += asked + answered
+            weights += [QUESTION_WEIGHT] * len(asked)
+            weights += [
+                OPENING_WEIGHT if place < OPENING_TOKENS else 1.0 for place in range(len(answered))
+            ]
+        return Example(tokens=tuple(tokens), weights=tuple(weights))
 
     def batches(self, *, batch_tokens: int, pool: int = 512) -> Iterator[Batch]:
         """Yield batches of conversations of like length, of about that many tokens each."""
@@ -116,14 +126,14 @@ def pad(examples: list[Example]) -> Batch:
     """Put examples into rows of one length; zero stands after the end."""
     length = max(len(example.tokens) for example in examples)
     tokens = torch.zeros(len(examples), length, dtype=torch.long)
-    learned = torch.zeros(len(examples), length, dtype=torch.bool)
+    weights = torch.zeros(len(examples), length)
     present = torch.zeros(len(examples), length, dtype=torch.bool)
     for row, example in enumerate(examples):
         end = len(example.tokens)
         tokens[row, :end] = torch.tensor(example.tokens)
-        learned[row, :end] = torch.tensor(example.learned)
+        weights[row, :end] = torch.tensor(example.weights)
         present[row, :end] = True
-    return Batch(tokens=tokens, present=present, learned=learned)
+    return Batch(tokens=tokens, present=present, weights=weights)
 
 
 def _weight(intent: Intent) -> float:

@@ -4,6 +4,7 @@ Knows: how a pattern stands for its phrasings, and how a name or a task becomes 
 Does not know: typing errors, conversations, tokens, or a model.
 """
 
+import functools
 import itertools
 import random
 import re
@@ -108,11 +109,29 @@ def patterns(intent: Intent) -> tuple[str, ...]:
 
 
 def phrasings() -> Iterator[Phrasing]:
-    """Yield all phrasings of all intents (some hundred thousand), off-topic ones excepted."""
-    for intent in INTENTS:
-        for pattern in patterns(intent):
-            for question in expand(pattern):
-                yield Phrasing(intent=intent.name, question=question, answer=intent.answer)
+    """Yield the whole text, about a million questions, those to decline included."""
+    for source in _sources():
+        for question in expand(source.pattern):
+            yield Phrasing(intent=source.intent, question=question, answer=source.answer)
+
+
+def phrasings_like(question: str, *, least_overlap_fraction: float) -> Iterator[Phrasing]:
+    """Yield the phrasings that share at least that fraction of words with the question.
+
+    The fraction is of the words that either of the two has. Patterns that cannot reach it are
+    passed over by their words alone, so this takes a small part of the time of a full listing.
+    """
+    words = set(normalized(question).split())
+    for source in _sources():
+        required, possible = _words_of(source.pattern)
+        best_shared = len(words & possible)
+        fewest_together = len(words | required)
+        if best_shared < least_overlap_fraction * fewest_together:
+            continue
+        for candidate in expand(source.pattern):
+            others = set(normalized(candidate).split())
+            if len(words & others) >= least_overlap_fraction * len(words | others):
+                yield Phrasing(intent=source.intent, question=candidate, answer=source.answer)
 
 
 def draw(intent: Intent, rng: random.Random) -> Phrasing:
@@ -143,18 +162,6 @@ def draw_off_topic(rng: random.Random) -> Phrasing:
     return Phrasing(intent=OFF_TOPIC, question=question, answer=REFUSAL)
 
 
-def off_topic_phrasings() -> Iterator[Phrasing]:
-    """Yield every question to decline that has at most two slots."""
-    for pattern in FIXED:
-        for question in expand(pattern):
-            slots = re.findall(r"<\w+>", question)
-            for fillings in itertools.product(*(_SLOTS[slot] for slot in slots)):
-                filled = question
-                for slot, filling in zip(slots, fillings, strict=True):
-                    filled = filled.replace(slot, filling, 1)
-                yield Phrasing(intent=OFF_TOPIC, question=filled, answer=REFUSAL)
-
-
 def normalized(question: str) -> str:
     """Return the words of a question alone, so that case and punctuation do not tell two apart."""
     return " ".join(re.findall(r"(?:--)?[a-z0-9_]+", question.lower().replace("'", "")))
@@ -167,6 +174,49 @@ _SLOTS: Final = {
     "<activity>": ACTIVITIES,
     "<work>": WORKS,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    intent: str
+    answer: str
+    pattern: str
+
+
+@functools.cache
+def _sources() -> tuple[_Source, ...]:
+    """Return every pattern of the text; the slots of off-topic ones become choices."""
+    sources = [
+        _Source(intent=intent.name, answer=intent.answer, pattern=pattern)
+        for intent in INTENTS
+        for pattern in patterns(intent)
+    ]
+    for fixed in FIXED:
+        for pattern in expand(fixed):
+            for slot, choices in _SLOTS.items():
+                pattern = pattern.replace(slot, "{" + "|".join(choices) + "}")
+            sources.append(_Source(intent=OFF_TOPIC, answer=REFUSAL, pattern=pattern))
+    return tuple(sources)
+
+
+@functools.cache
+def _words_of(pattern: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the words that every phrasing of the pattern has, and those that one may have."""
+    required: set[str] = set()
+    possible: set[str] = set()
+    parts = _split(pattern)
+    for index, part in enumerate(parts):
+        choices = [normalized(choice).split() for choice in _choices(part)]
+        possible.update(itertools.chain.from_iterable(choices))
+        if part.startswith("{"):
+            continue
+        # A word that touches a choice is only a piece of one.
+        whole = part if index == 0 or part[:1].isspace() else part.partition(" ")[2]
+        whole = (
+            whole if index == len(parts) - 1 or part[-1:].isspace() else whole.rpartition(" ")[0]
+        )
+        required.update(normalized(whole).split())
+    return frozenset(required), frozenset(possible)
 
 
 def _split(pattern: str) -> list[str]:

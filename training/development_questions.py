@@ -12,7 +12,7 @@ from typing import Final
 DEVELOPMENT_QUESTIONS: Final[tuple[tuple[str, str], ...]] = (
     ("moerun in a nutshell?", "what_is_moerun"),
     ("why would anybody want this program", "what_is_moerun"),
-    ("how on earth can a 200 GB model work on my little pc", "benefit"),
+    ("my pc is small and the model is 200 GB, how is that supposed to work", "benefit"),
     ("am I speaking with a person?", "who_are_you"),
     ("give me an idea of what I could ask", "what_can_you_answer"),
     ("is a model included or do I need to bring my own", "demo_model"),

@@ -31,7 +31,7 @@ def answered_exactly(
         batch = pad([_example(tokenizer, phrasing) for phrasing in part])
         hidden, _ = model(batch.tokens[:, :-1], batch.present[:, :-1])
         right = model.output(hidden).argmax(dim=-1) == batch.tokens[:, 1:]
-        verdicts += (right | ~batch.learned[:, 1:]).all(dim=1).tolist()
+        verdicts += (right | (batch.weights[:, 1:] == 0)).all(dim=1).tolist()
     model.train()
     return tuple(verdicts)
 
@@ -55,5 +55,5 @@ def _example(tokenizer: Tokenizer, phrasing: Phrasing) -> Example:
     answered = tokenizer.encode(f"{phrasing.answer}{TURN_END}").ids
     return Example(
         tokens=(*asked, *answered),
-        learned=(*(False for _ in asked), *(True for _ in answered)),
+        weights=(*(0.0 for _ in asked), *(1.0 for _ in answered)),
     )

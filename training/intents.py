@@ -43,6 +43,12 @@ ABOUT_THE_PROGRAM: Final = (
             "i {found|discovered|installed|downloaded} moerun, what {does it do|is it|now is it}",
             "{summarize|sum up} {moerun|what moerun does}",
             "{give me|i want} {an overview|a summary|an introduction} {of|to} {moerun|the tool}",
+            "moerun in {short|brief|two words|one line|a few words}",
+            "{why|who} would {someone|anyone|one|people} {want|need|install|care about} {moerun|"
+            "this|this tool}",
+            "what's {this|it|moerun} {all about|about|good for}",
+            "so what {does this thing do|is this thing|is it}",
+            "{tell|teach} me the basics of moerun",
         ),
     ),
     Intent(
@@ -63,6 +69,14 @@ ABOUT_THE_PROGRAM: Final = (
             "memory|offloading}",
             "{can|will} {a|an} {huge|giant|enormous|100 gb|big} model run on {my|a} {small|normal|"
             "home|modest} {machine|computer|pc|laptop}",
+            "how {on earth |}can {such |}a {huge|giant|200 gb|300 gb|massive} model {work|run|"
+            "fit} on {a|my} {small|tiny|little|weak|cheap|old} {pc|machine|computer|laptop}",
+            "how do {you|they} {squeeze|fit|get} a {huge|giant|large} model {into|onto} {a small "
+            "machine|little memory|my pc}",
+            "{isn't|is not} a model that size too {large|big} for {a pc|my machine|my laptop}",
+            "what makes it possible to run {big|huge} models {|with little memory|on small "
+            "machines}",
+            "i {only|just} have {8|16|32} gb, can i run a {huge|big|70 gb|100 gb} {model|moe}",
         ),
     ),
     Intent(
@@ -81,6 +95,11 @@ ABOUT_THE_PROGRAM: Final = (
             "what {kind of model|sort of model|model} are you",
             "who {made|trained|created|built|wrote} you",
             "do you have a name",
+            "am i {speaking|talking|chatting} {with|to} a {person|human|machine|bot|real person}",
+            "what {am i|are we} talking to",
+            "{is this|are you} a {real person|machine|computer program}",
+            "say who you are",
+            "what do i call you",
         ),
     ),
     Intent(
@@ -100,6 +119,10 @@ ABOUT_THE_PROGRAM: Final = (
             "{give me|show me|list} {some |}{example|sample} questions",
             "what should i ask {you|}",
             "what are you {good|useful} {for|at}",
+            "{give me|what are} {ideas|examples|an idea} {of|for} what {i could|to|i can} ask",
+            "{any|some} suggestions {for|on} what to ask",
+            "what {sort|kind} of questions can i ask {you|}",
+            "i don't know what to ask",
         ),
     ),
     Intent(
@@ -127,6 +150,12 @@ ABOUT_THE_PROGRAM: Final = (
             "how {large|big} is the demo {model|}",
             "how was the demo {model|} {trained|made}",
             "{i have no|without a|i don't have a} model, can i {try|test} {it|moerun}",
+            "{must|should|do} i {bring|download|find|get|provide} {my own|a} model {first|to try "
+            "it|}",
+            "{is|are} {a|any} model {included|bundled|shipped|part of it}",
+            "{something|anything} to {play with|try} without a {big |}download",
+            "what does the demo know",
+            "{which|what} {sort|kind} of model is the demo",
         ),
     ),
     Intent(
@@ -140,6 +169,10 @@ ABOUT_THE_PROGRAM: Final = (
             "{why not|why not just|should i|can i not} use ollama {instead|}",
             "moerun {vs|versus|or|compared with|against} ollama",
             "{is it|is moerun} {like|similar to|the same as|better than} ollama",
+            "i {already |}{use|have|run|know} ollama, why {change|switch|moerun|should i switch}",
+            "what {does|can} {moerun|it|this} do that ollama {does not|doesn't|can't}",
+            "{advantages|benefits} {over|compared to} ollama",
+            "how is this not just ollama",
         ),
     ),
     Intent(
@@ -153,6 +186,11 @@ ABOUT_THE_PROGRAM: Final = (
             "how much does {it|moerun} cost",
             "do i {have to|need to} pay {for it|for moerun|}",
             "under which {license|licence|terms} is moerun {published|released|distributed}",
+            "{can|may} {my company|my firm|we|a business|anyone} use it {for free|freely|without "
+            "paying|commercially}",
+            "is {there a|a} {fee|price|subscription} {for it|needed|}",
+            "may i {copy|modify|change|sell|distribute|fork} it",
+            "who owns the code",
         ),
     ),
     Intent(
@@ -167,6 +205,12 @@ ABOUT_THE_PROGRAM: Final = (
             "required|does it need|does moerun need}",
             "{is|are} {python 3.11|python 3.10|windows|mac|linux} {supported|enough|ok|fine}",
             "{what are the|list the} {requirements|prerequisites} {of moerun|}",
+            "will {it|this|moerun} {work|run} on my {macbook|mac|windows pc|linux box|thinkpad|"
+            "chromebook}",
+            "{i use|i'm on|i have} {windows|a mac|linux|ubuntu|fedora|arch}, {will it work|is "
+            "that ok|does it run}",
+            "is python 3.{9|12|13|10} {ok|fine|enough|too old}",
+            "what must be installed {before|first|beforehand}",
         ),
     ),
     Intent(
@@ -190,6 +234,12 @@ ABOUT_THE_PROGRAM: Final = (
             "does {it|moerun} {collect|gather|track|record} {data|anything|statistics|usage|me}",
             "does {everything|all|the model} {stay|run} {local|on my machine|on my computer|"
             "locally}",
+            "{is|does} anything {uploaded|sent|leaving|leave} {my machine|the machine|from here|"
+            "while i chat|when i use it}",
+            "who can {read|see} {my chats|my conversations|what i write|what i type|my inputs}",
+            "{where do|do} my {questions|chats|inputs|words} go {anywhere|to a company|}",
+            "{is|are} {there |}network {connections|traffic|access} {made|used|needed|}",
+            "can i {unplug|disconnect|cut} {the internet|the network|the cable}",
         ),
     ),
 )
@@ -218,6 +268,11 @@ IDEAS: Final = (
             "what {makes|is special about} {a mixture of experts|an moe} {model|} {special|}",
             "{what is|what's} the difference between {a dense model and an moe|dense and sparse "
             "models|moe and dense models}",
+            "{moe|m o e}, what {does it|is that|does that} {stand for|mean|short for}",
+            "what is the {idea|principle} {behind|of} {moe|mixture of experts|experts models}",
+            "{teach|tell} me {the basics of|about} {moe|mixture of experts} {models|}",
+            "how does a mixture of experts {differ|work}",
+            "why {is it|are they} called mixture of experts",
         ),
     ),
     Intent(
@@ -241,6 +296,12 @@ IDEAS: Final = (
             "how does an expert work",
             "what is {meant by|the meaning of} {expert|experts} {here|in moe|in a model|}",
             "what role {does an expert|do experts} play {in a layer|in a model|}",
+            "what is the {job|role|task|purpose} of {an|one|a single} expert {|in a layer|in the "
+            "model}",
+            "{in|inside} a layer, what {is|does} {an expert|one expert} {do|}",
+            "{is|are} {an expert|experts} {a person|a human|small models|a network|a neural "
+            "network}",
+            "why {are they|is it} called {experts|an expert}",
         ),
     ),
     Intent(
@@ -267,6 +328,12 @@ IDEAS: Final = (
             "experts}",
             "how does the {model|layer} {choose|decide|know|select} {which expert to use|which "
             "experts to use|between experts|what expert runs}",
+            "what {picks|chooses|selects|determines} {which experts run|the experts|an expert|"
+            "the expert}",
+            "how {does a token|do tokens} {find|reach|get to|know} {its|their} {experts|expert}",
+            "by what {rule|means|mechanism} {are|is} {experts|an expert} {chosen|selected|picked}",
+            "{which|what} {part|component|piece} {of the layer |}{decides on|chooses|selects} "
+            "{the |}experts",
         ),
     ),
     Intent(
@@ -288,6 +355,12 @@ IDEAS: Final = (
             "how many experts {does the demo have|are there|does the demo model have|has the demo}",
             "{are|do} all experts {used|active|run|work} {for each token|at once|all the time|}",
             "how many {experts|of the experts} {does the router|does a layer} {pick|choose|select}",
+            "{for|with} {one|a single|each} token, how many experts {are busy|work|are computed|"
+            "do the work}",
+            "how many {experts are|of them are} {busy|computed|needed|chosen} {at a time|per "
+            "token|for a single token}",
+            "{is|are} only {some|a few|two} experts {used|active|computed}",
+            "what {share|part|fraction} of the {model|experts|weights} is active",
         ),
     ),
     Intent(
@@ -307,6 +380,10 @@ IDEAS: Final = (
             "{which|what} {weights|tensors|parts} {does|do} every token {use|need}",
             "what {remains|is left|else is there} {besides|apart from|without} the experts",
             "which {weights|tensors|parts of the model} are always {used|needed|active}",
+            "{which|what} {part|parts} of the model {is|are} needed {for every token|all the "
+            "time|at each step|by every token}",
+            "what {isn't|is not} an expert",
+            "what is {shared by|used by|common to} all tokens",
         ),
     ),
     Intent(
@@ -319,6 +396,9 @@ IDEAS: Final = (
             "{what is|what's} the difference between {shared|a shared expert} and {routed|normal} "
             "experts",
             "{are|is} {shared experts|a shared expert} always {used|active}",
+            "{are there|is there} {experts|an expert} that {always|every time} {run|runs|works|"
+            "is used}",
+            "an expert that {sees|gets|computes} {all tokens|every token}",
         ),
     ),
     Intent(
@@ -342,6 +422,10 @@ IDEAS: Final = (
             "what does gguf {stand for|contain}",
             "{can it|does it|can moerun} {load|read|use|open} {safetensors|pytorch files|onnx|other"
             " formats}",
+            "{what|which} {file type|kind of file|type of file|format} must {my|a|the} model "
+            "{have|be|be in}",
+            "{which|what} models files can {it|i} {load|open|use}",
+            "can i {open|view|edit} a gguf",
         ),
     ),
     Intent(
@@ -364,6 +448,11 @@ IDEAS: Final = (
             "what is {kept|held|in} the kv cache",
             "how {large|big} is the kv cache",
             "why does a longer context {need|use|take|cost} more memory",
+            "why {is there|do we need|have} a cache {for|of} {keys and values|attention}",
+            "what does {kv|the kv cache|kv cache} {store|save|remember|contain|hold}",
+            "what {information|data|things} {is|are|gets} {stored|saved|kept|held} in {the |}kv "
+            "cache",
+            "which memory grows with {the context|the conversation|longer texts}",
         ),
     ),
     Intent(
@@ -385,6 +474,10 @@ IDEAS: Final = (
             "how {are|do} {weights|experts|tensors} {read|loaded|fetched|get read|come} from {ssd|"
             "disk|the ssd|the disk}",
             "what {happens|does the system do} when a page is {touched|missing|not in memory}",
+            "what does it mean {that|when|if} a file is {mapped|memory mapped|mmapped}",
+            "what is {memory mapping|a mapped file|mapping}",
+            "{is|are} {the file|files|weights} mapped {into memory|or read|}",
+            "how can a file be {used|read} without loading it {|all|completely}",
         ),
     ),
     Intent(
@@ -406,6 +499,11 @@ IDEAS: Final = (
             "why {are|do people use} {quantized models|models quantized|quants|quantization}",
             "what {does|is} {q4|q4_k|q8_0|q4_k_m|q6_k} {mean|stand for|}",
             "how {can|do|are} {weights|models} {become|made|get} smaller",
+            "{what's|what is} the {meaning of|point of|meaning behind} {q4_k|q4|q8|q8_0|q4_k_m|"
+            "q5_k} {|in file names|in model names|in a name}",
+            "what do the {q4|q8|q letters} {names|in the name} {mean|}",
+            "{fewer|less} bits {per|for a} weight",
+            "{which|what} quant should i {use|take}",
         ),
     ),
     Intent(
@@ -417,6 +515,9 @@ IDEAS: Final = (
             "how {long|large|big} is a token",
             "is a token a {word|letter|character}",
             "how does a model {read|write|see} text",
+            "what {counts as|is called} a token",
+            "how many {tokens|words} is a {word|sentence}",
+            "what are tokens",
         ),
     ),
     Intent(
@@ -428,6 +529,9 @@ IDEAS: Final = (
             "what {does|is in|is inside} a layer {do|}",
             "what is a model {made|built} of",
             "how is a {model|language model} {built|structured|organized}",
+            "what is a {layer|block} of a {model|network}",
+            "what do {layers|the layers} do",
+            "how many layers",
         ),
     ),
     Intent(
@@ -447,6 +551,13 @@ IDEAS: Final = (
             "is the {output|answer} the same as {with |}{llama.cpp|llama-cpp-python|plain "
             "llama.cpp|the original}",
             "{does it|does moerun} {drop|skip|compress|approximate|prune} experts",
+            "is {the output|the text|what i get} {identical|the same|equal|unchanged} {to|as "
+            "with|compared to} {plain |}{llama.cpp|the original model|normal llama.cpp|running "
+            "it fully in memory}",
+            "does {it|the model} get {dumber|worse|less accurate|stupid} {|when offloaded|on ssd|"
+            "with little memory}",
+            "{is there|do i have|what is the} {quality loss|loss of quality|a loss|loss}",
+            "does {quality|accuracy} depend on {where experts lie|placement|the tier|the memory}",
         ),
     ),
 )
@@ -470,6 +581,12 @@ TIERS: Final = (
             "{list|name} {the|all} {tiers|memory tiers}",
             "{which|what} tier is {fastest|slowest|the fastest|the slowest}",
             "{what is|what's} the order of {tiers|the tiers|memory}",
+            "how many {levels|kinds|layers|sorts} of memory {does it know|are there|does moerun "
+            "use|do you know}",
+            "{what|which} {places|memories|kinds of storage} {can|does|could} {weights|it|"
+            "moerun} use",
+            "vram, ram, ssd {?|: what is the order|meaning}",
+            "what comes after {vram|ram}",
         ),
     ),
     Intent(
@@ -481,6 +598,8 @@ TIERS: Final = (
             "what is {vram|gpu memory} used for",
             "what {goes|is kept|is put|is placed} {in|into|on} {vram|the gpu|gpu memory}",
             "what {lies|runs|should be} {on the gpu|in vram}",
+            "what should {be|lie} in {vram|gpu memory}",
+            "what is so {good|special} about {vram|gpu memory}",
         ),
     ),
     Intent(
@@ -492,6 +611,7 @@ TIERS: Final = (
             "what is ram used for",
             "what {goes|is kept|is put|is placed} {in|into} {ram|main memory|host memory}",
             "{which|what} experts {lie|go|are|stay} in ram",
+            "what is the {middle|second} tier",
         ),
     ),
     Intent(
@@ -506,6 +626,10 @@ TIERS: Final = (
             "what happens {with|to} {the rest|what does not fit in ram|the remaining "
             "experts|experts that do not fit}",
             "{can|does} {it|moerun} {use|run from|read from} {my|the|an} {ssd|disk|nvme}",
+            "what {ends up|lands|is kept|will be} on {the |}{hard disk|ssd|disk|hard drive|nvme}",
+            "{experts|weights|tensors} on {the |}{ssd|disk}",
+            "where do the {remaining|leftover|other} experts {go|lie|end up}",
+            "{is|does} {the |}{disk|ssd} {used|read} {while it runs|during generation|}",
         ),
     ),
     Intent(
@@ -528,6 +652,11 @@ TIERS: Final = (
             "{which|what} {tensors|weights|parts} {come|go} first",
             "how {are|is} {experts|the model|tensors} {distributed|divided|spread|split} {|over "
             "the tiers|over memory|between gpu and cpu|across devices}",
+            "{what|who} gets {the |}{fast|fastest|best} memory {first|}",
+            "what has priority {in vram|on the gpu|for the gpu|for vram}",
+            "what is the {strategy|logic|rule|algorithm} {behind|of|for} {placement|the "
+            "placement|placing tensors}",
+            "how {do you|does it|does moerun} {fill|use|share out} the {vram|gpu|gpu memory}",
         ),
     ),
     Intent(
@@ -542,6 +671,9 @@ TIERS: Final = (
             "{can|should} the kv {cache |}{lie|be placed|spill|go|be put} {in ram|to ram|into "
             "slower memory}",
             "why {do you|does moerun} {prefer|favour} the kv cache {over experts|over weights|}",
+            "why {not|don't you} {leave|put|keep|store} the kv cache {in ram|in system memory|on "
+            "the cpu|somewhere slower}",
+            "how bad is {a |}{kv cache in ram|kv in ram|spilling the kv cache}",
         ),
     ),
     Intent(
@@ -557,6 +689,10 @@ TIERS: Final = (
             "{is|are} {multi gpu|two gpus|multiple gpus|several cards} {supported|possible|used}",
             "how {is a model|are layers|are models} split {over|across|between} {gpus|two gpus|"
             "cards}",
+            "my {pc|workstation|server|machine} has {two|2|four|several} {3090s|gpus|4090s|cards|"
+            "graphics cards}, {are both used|does that work|will it use both|is that used}",
+            "{are|will} {both|all} {of my |my |}{gpus|cards} {be |}used",
+            "{how|does it work} with {two|several} {gpus|cards}",
         ),
     ),
     Intent(
@@ -574,6 +710,12 @@ TIERS: Final = (
             "cpu|a cpu only machine|cpu only}",
             "is a {gpu|graphics card} {required|needed|necessary|mandatory|optional}",
             "what happens {without a gpu|on a machine without a gpu|when there is no gpu}",
+            "{i've got|i have|there's|my pc has|my laptop has} {no|only integrated|not a single} "
+            "{nvidia card|gpu|graphics|graphics card} {here|in here|}, {still ok|does it work|is "
+            "that a problem|will it run|can i use it}",
+            "{just|only} {a cpu|cpu|the processor} {here|in my machine|available}, {ok|does that "
+            "work|enough|is it enough}",
+            "{must|should} i buy a {gpu|graphics card}",
         ),
     ),
     Intent(
@@ -588,6 +730,8 @@ TIERS: Final = (
             "graphics}",
             "{are|is} {vram and ram|the gpu memory} {the same|shared|one pool} on {a mac|apple|"
             "integrated gpus}",
+            "{my|a} {mac|macbook|m1|m3} has {unified|shared} memory",
+            "is {ram|memory} counted twice on {a mac|apple silicon|an integrated gpu}",
         ),
     ),
     Intent(
@@ -601,6 +745,10 @@ TIERS: Final = (
             "rtx 4090} {gpus|cards|}",
             "{is|are} {amd|nvidia|intel|radeon|my amd card|my radeon} {supported|ok|usable}",
             "{can i|may i} use {an amd|a radeon|an intel|an nvidia|a geforce} {gpu|card}",
+            "i {have|own|use} {an amd|a radeon|an intel arc|a geforce|an nvidia|a rtx} {card|gpu|"
+            "}, {will it work|is it supported|does it work|ok}",
+            "{rocm|cuda|vulkan|metal} {supported|support}",
+            "is it only for nvidia",
         ),
     ),
     Intent(
@@ -615,6 +763,13 @@ TIERS: Final = (
             "{what|which things} {makes|make|slows|slow} {it|moerun|the model} {fast|slow|faster|"
             "down}",
             "how fast {is it|is moerun|will it be|does it run}",
+            "it {generates|answers|writes|types|responds|runs} {so |very |too |quite }{slowly|"
+            "slow}, {any tips|what can i do|why|help|can i fix it}",
+            "{any|some} {tips|advice|tricks|ideas} {for|to get} {more speed|better speed|faster "
+            "answers}",
+            "why does it take {so long|forever|ages|minutes}",
+            "{only|just} {one|2|0.5|a few} tokens per second",
+            "what {limits|determines|decides} the speed",
         ),
     ),
 )
@@ -634,6 +789,11 @@ COMMANDS: Final = (
             "have|do i have|can i use}",
             "{list|name} {the|all} {commands|verbs|subcommands|options}",
             "{what can i type|what can i do} {|in the terminal|on the command line|with moerun}",
+            "{name|tell me|list} {every|each|all the} {subcommand|command|verb} {there is|you "
+            "have|}",
+            "what {subcommands|verbs|commands} {does moerun know|do you know|can i type}",
+            "{usage|synopsis|cheat sheet|command overview}",
+            "how is moerun used",
         ),
     ),
     Intent(
@@ -654,6 +814,16 @@ COMMANDS: Final = (
             "{which|what} command {runs|starts|loads} {a model|the model|models}",
             "run {a model|my model|a prompt|one prompt|model}",
             "running {a model|models|a prompt}",
+            "{give me|what is|show me} the {command line|line|command} {to load a model|for "
+            "loading a model|to ask a model|that starts a model|to query a model}",
+            "i {have|downloaded|got} {a model|a gguf|the file}, {now what|what next|how do i use "
+            "it|how do i ask it something}",
+            "{ask|pose} {one|a single|a} question {to the model|to a model|and get an answer}",
+            "{one-shot|single} {prompt|question|answer}",
+            "how does {one|a user} {get|make} {a model|the model|it} {answer|to answer|reply} {|"
+            "a question|a prompt}",
+            "what do i {type|enter|write} {to get an answer|to ask something|for a single answer|"
+            "to run it}",
         ),
     ),
     Intent(
@@ -673,6 +843,14 @@ COMMANDS: Final = (
             "what happens {without|if i give no|when i give no|if i leave out the} prompt",
             "start {a chat|chatting|a conversation}",
             "{chat|conversation|interactive} mode",
+            "i {would rather|want to|prefer to} have a {dialogue|conversation|chat} {than a "
+            "single answer|with it|}",
+            "can {i|we} {have a|hold a} {conversation|dialogue|longer chat} {|in the terminal|"
+            "here|with it}",
+            "chat {in|on|from} the {shell|console}",
+            "{ask|send} {another|a second|the next} {question|prompt} {after the first|in the "
+            "same session|}",
+            "does it remember {what i said|the previous question|earlier questions}",
         ),
     ),
     Intent(
@@ -692,6 +870,13 @@ COMMANDS: Final = (
             "input|pipes|piped text|a file as input|input from a pipe}",
             "where does {stdin|piped text|standard input} go",
             "pipe a file",
+            "can {it|moerun|i} {take|read|get|use} {input|text|data} from {another|a different|"
+            "some other} {program|command|tool} {|through a pipe}",
+            "{put|insert|include} {a file|a document|the content of a file|text from a file|my "
+            "notes} {into it|into the prompt|to the model|as prompt}",
+            "{give|hand|attach} {it|the model} a {file|document|text file} {to read|}",
+            "use it in a shell {pipeline|pipe}",
+            "cat {file|notes.txt|log.txt} | moerun",
         ),
     ),
     Intent(
@@ -738,6 +923,13 @@ COMMANDS: Final = (
             "does plan {load|read|need} the {model|weights|whole file}",
             "plan {a model|my model|the placement}",
             "show {the|me the|me a} plan",
+            "how do i {find out|know|learn|tell} {ahead of time|before loading|beforehand|in "
+            "advance|before i load it} {if|whether} {it|a model|the model} {will fit|fits|runs}",
+            "{where|which device} {will|would|do|does} {the layers|each layer|tensors|the "
+            "experts|my model} {go|end up|land|be put|be placed}",
+            "{show|tell} me {where|which} {tensors|layers|experts} {would go|will go|go|end up}",
+            "see the {layout|placement|distribution} {before|without} {loading|running|starting} "
+            "{anything|the model|it|}",
         ),
     ),
     Intent(
@@ -753,6 +945,8 @@ COMMANDS: Final = (
             "what does {plan|moerun plan} {do|show|print} without {a model|model|a name|arguments}",
             "which of my models {fit|would fit|fits|run here}",
             "{plan|moerun plan} {without|with no} {a model|model|arguments}",
+            "which {models|files} {here|i have|on this machine} {can|could|would} {run|fit|work}",
+            "{overview|table|list} of {all|my} models {and how they fit|}",
         ),
     ),
     Intent(
@@ -776,6 +970,12 @@ COMMANDS: Final = (
             "12 gb card}",
             "{would|will|does} {it|the model|a model} fit {on|in|into} {8|12|16|48} {gb|g|gigabytes"
             "|gb of vram|gb vram}",
+            "pretend {my gpu had|i had|there was|that i have} {12|16|24|8|48} {gb|gigabytes|"
+            "gigs} {|of vram|of gpu memory}",
+            "{is|would} a {12|16|24|8} {gb|gig} {card|gpu} {be |}{enough|sufficient|large enough}",
+            "{which|what} {gpu|graphics card} {should i|do i need to|must i} buy",
+            "simulate {8|12|16|48} {gb|gigabytes} {of vram|of graphics memory|}",
+            "act as if {i had|there was} a {gpu|bigger gpu|24 gb gpu}",
         ),
     ),
     Intent(
@@ -793,6 +993,11 @@ COMMANDS: Final = (
         questions=(
             "what {does|is} {--ram|the ram flag|plan --ram} {do|for|mean}",
             "what if i {had|buy|bought|get|got|added} more {ram|system memory}",
+            "{what would|would anything|what does} change {if i had|with} {64|128|32|16} {gb|"
+            "gigs|gigabytes} {of ram|of memory|ram}",
+            "pretend {i had|there was|my pc had} {32|64|128} {gb|gigs} {of ram|of system memory|"
+            "ram}",
+            "is {16|32|64} gb {of ram |ram |}{enough|sufficient}",
         ),
     ),
     Intent(
@@ -808,6 +1013,8 @@ COMMANDS: Final = (
         questions=(
             "what does --vram 8G,24G {mean|do}",
             "{can|does} --vram {take|accept|have} {two|several|more} {sizes|values|gpus}",
+            "pretend {i had|there were} two {gpus|cards}",
+            "{sizes|vram} {of|for} {both|two|several} {gpus|cards}",
         ),
     ),
     Intent(
@@ -825,6 +1032,13 @@ COMMANDS: Final = (
         questions=(
             "what {does|is} {--machine|the machine flag|plan --machine} {do|for|mean}",
             "{can|does} {it|moerun} plan for {another|a different} {machine|computer}",
+            "plan {for|on behalf of} {my|the|a} {server|desktop|other pc|workstation|big "
+            "machine} {while|from|without leaving} {my laptop|i am at my laptop|here|i sit here}",
+            "{can i|how do i} {check|see|plan|test} {on|from} {this|my} {laptop|pc} {how|whether|"
+            "what} {a model|it} {runs|would run|fits} {on my server|elsewhere|on another machine|"
+            "somewhere else}",
+            "take the {description|facts|hardware} of {another|a different|some other} {machine|"
+            "computer}",
         ),
     ),
     Intent(
@@ -845,6 +1059,14 @@ COMMANDS: Final = (
             "{explain|justify} {your plan|the decisions|the choices}",
             "{can|does} {it|moerun|plan} {explain|justify} {itself|the plan|its choices|its "
             "decisions}",
+            "why did {that|this|the|my} {layer|tensor|expert} {land|end up|go|get placed} {on "
+            "the cpu|in ram|on ssd|there}",
+            "{what|which} {reasons|reason|logic} {did|does} the {planner|plan} {have|give|follow}",
+            "why {did|does|has} {it|the planner|moerun} {choose|decide|pick|do|chosen} {this|"
+            "that|so|this way|like this|these places}",
+            "{i want|give me|show me} {the |}{reasons|reasoning|explanations} {for each decision|"
+            "for the choices|}",
+            "{make|let} {the planner|it} justify itself",
         ),
     ),
     Intent(
@@ -878,6 +1100,10 @@ COMMANDS: Final = (
             "flag|an output for scripts|structured output|an output for programs}",
             "which commands {have|support|know} {--json|json}",
             "{can|does} {plan|stat|run|doctor|it} {print|write|output|give} json",
+            "my {script|program|tool|code} {wants|needs|expects|reads} {the plan |the output |"
+            "}{in|as} {json|a json document|structured form}",
+            "pipe {the plan|stat|results} into jq",
+            "{output|print} {for|to} {scripts|programs|other tools|machines}",
         ),
     ),
     Intent(
@@ -908,6 +1134,12 @@ COMMANDS: Final = (
             "taken|does my model take|is in use|does it need} {|right now|now|at the moment}",
             "{where is|where does} {my|the|all the} {memory|ram|vram} {gone|go|used}",
             "which model is {running|loaded} {|now|right now}",
+            "tell me the memory {consumption|use|footprint|usage} of {the|a} {loaded|running|"
+            "active} model",
+            "who {uses|takes|eats} {my|all the} {memory|ram|vram}",
+            "{memory|ram|vram} {report|statistics|use|usage|footprint|overview}",
+            "{was|is} the plan {right|accurate|kept}",
+            "what is {loaded|running} {|right now|at the moment}",
         ),
     ),
     Intent(
@@ -927,6 +1159,10 @@ COMMANDS: Final = (
             "what {does|is} {--watch|the watch flag|stat --watch} {do|for|mean}",
             "{does|can} stat {update|refresh|run} {itself|automatically|continuously}",
             "is there {a live view|a watch mode|live monitoring|a continuous view}",
+            "{i'd like|i want|can} the {memory table|table|numbers|figures|view|memory numbers|"
+            "statistics} to {keep|be} {refreshing|updating|updated|renewed|live}",
+            "{live|real time|continuous} {memory|view|numbers|statistics|monitoring}",
+            "like top {but |}for {moerun|memory}",
         ),
     ),
     Intent(
@@ -940,6 +1176,9 @@ COMMANDS: Final = (
             "stat {shows nothing|is empty|prints nothing|shows an empty list}",
             "{is it an error|does it fail|does stat fail} {when|if} {nothing runs|nothing is "
             "running|no model runs}",
+            "stat {doesn't|does not} {list|show|print} anything",
+            "why {does|is} {stat|moerun stat} {say|show} {nothing|no models}",
+            "no {models|rows} in stat",
         ),
     ),
     Intent(
@@ -971,6 +1210,15 @@ COMMANDS: Final = (
             "can i do|should i do}",
             "why is my {gpu|graphics card|card} not {used|found|detected|seen|recognized}",
             "what does doctor {show|do|print|check}",
+            "my {graphics card|gpu|card|nvidia card} {doesn't show up|is missing|isn't found|is "
+            "not listed|is not there|is ignored}",
+            "{is|check that} {my|the} {installation|setup|engine} {ok|fine|healthy|working|"
+            "correct}",
+            "{tell|show} me {what|which} {hardware|gpus|devices} {you see|there is|i have|was "
+            "found|it found}",
+            "health check",
+            "how much {ram|vram} {do i have|has this machine}",
+            "is the engine {ok|working|healthy}",
         ),
     ),
     Intent(
@@ -1007,6 +1255,12 @@ COMMANDS: Final = (
             "what does {config|moerun config} {show|do|print}",
             "{what are|show me} {my|the|the current} settings",
             "what is the {origin|source} of {a setting|a value|this setting}",
+            "list {every|each} setting {and|with} {who set it|its origin|its source|where it was "
+            "set}",
+            "why {is|does} {this|a} setting {have|has} {this|that} value",
+            "{what|which} {values|settings} are {in effect|active|in use} {now|}",
+            "who {set|changed} {this|a|my} {setting|value|option}",
+            "{print|dump} {the|all} {config|settings|effective configuration}",
         ),
     ),
     Intent(
@@ -1022,6 +1276,9 @@ COMMANDS: Final = (
             "{which|what} version {is this|do i have|of moerun is this|is installed|am i "
             "using|is it}",
             "what does {--version|moerun --version} {show|print}",
+            "{which|what} {release|version} {of moerun |}{am i on|is running|do i run|am i "
+            "running|have i got}",
+            "am i up to date",
         ),
     ),
 )
@@ -1049,6 +1306,13 @@ SETTINGS: Final = (
             "configuration file|config|settings file} {|stored|kept|saved}",
             "{which|what} files {hold|contain|store} {settings|the settings|the configuration}",
             "where {do i|can i|should i} {put|write|store|set} {settings|my settings|options}",
+            "in {which|what} file do i {write|put|change|store} {my |}{preferences|settings|"
+            "options|defaults}",
+            "{where|in which folder} {does|do} {moerun|it} {look for|read|keep|find} {its |the |"
+            "}{settings|config|configuration}",
+            "the {path|place|location} of {the |}{config|settings|configuration}",
+            "{make|keep} a setting {permanent|for all runs|for one project}",
+            "{settings|options} {for|of} {one|a single|this} {project|folder} only",
         ),
     ),
     Intent(
@@ -1066,6 +1330,11 @@ SETTINGS: Final = (
             "{what|which} has {priority|precedence|the last word}",
             "what {happens|is used} {if|when} {two settings|settings|values} {conflict|differ|"
             "contradict}",
+            "does {a|the} {command line |}{flag|option|switch} {beat|override|win against|"
+            "overrule} {the |}{yaml|yaml file|config|file|environment}",
+            "{what|which} {overrides|beats|overrules} {what|which}",
+            "{two|both} {places|files} set {the same|one} {key|setting|value}, {who wins|which "
+            "counts|which is used}",
         ),
     ),
     Intent(
@@ -1090,6 +1359,9 @@ SETTINGS: Final = (
             "it read|does moerun read|can i set|does it know}",
             "{can i|does it|does moerun} {use|read|support} {environment variables|env vars|"
             "the environment}",
+            "{can|how can} settings be {passed|given|set} {through|by|via|in} the environment",
+            "{export|set} MOERUN_{RAM_LIMIT|CTX|VRAM_LIMIT}",
+            "settings {without a file|in docker|in a container|from the shell}",
         ),
     ),
     Intent(
@@ -1106,6 +1378,11 @@ SETTINGS: Final = (
             "what {does|is} no_color {do|}",
             "{i do not|i don't} {want|like|need} {colors|colours|coloured output}",
             "{no|without|output without} {colors|colours}",
+            "i {hate|dislike|can't stand|don't like} {colourful|colored|coloured|colorful} "
+            "{terminals|output|text}",
+            "no {colors|colours} thanks",
+            "{make|have} the output {plain|without colors|black and white|uncoloured}",
+            "my {terminal|log} {shows|has|is full of} {escape codes|color codes|strange codes}",
         ),
     ),
     Intent(
@@ -1130,6 +1407,8 @@ SETTINGS: Final = (
             "memory_strategy|does the strategy have|belong to memory_strategy}",
             "{what can i|what may i} {set|write|put} {in|under|into} memory_strategy",
             "{list|name} {the|all} keys of {memory_strategy|the strategy}",
+            "what is in {the |a |}memory strategy",
+            "{which|what} {keys|settings} {control|govern} memory",
         ),
     ),
     Intent(
@@ -1147,6 +1426,11 @@ SETTINGS: Final = (
             "what does hierarchy {do|mean|list}",
             "what is the hierarchy {for|in the config|key|in memory_strategy}",
             "can i {turn off|switch off|disable} {the ssd|a tier|the ssd tier|vram}",
+            "{don't|do not|never} {use|touch|read from} {the |my |}{disk|ssd|gpu|vram} {at all|"
+            "}{, please|}",
+            "only {use|allow} {ram|vram|vram and ram}",
+            "{which|what} {key|setting} {turns off|excludes|forbids} {the ssd|a tier|the disk}",
+            "{without|no} {ssd|disk|ssd tier}",
         ),
     ),
     Intent(
@@ -1173,6 +1457,11 @@ SETTINGS: Final = (
             "{which|what} {policies|allocation policies} {are there|exist|can i choose}",
             "{adaptive|conservative} {or|vs|versus} {adaptive|conservative}",
             "how {is|does} adaptive {different from|differ from|compare with} conservative",
+            "which policy {leaves|has|keeps} {more|larger} {safety |}{margin|margins|reserve|room}",
+            "{what is|what's|explain|tell me} the {difference|distinction} between {adaptive and|"
+            "conservative and} {conservative|adaptive}",
+            "adaptive {compared to|against|or} conservative",
+            "{moves|move} experts while {running|it runs|the model runs}",
         ),
     ),
     Intent(
@@ -1192,6 +1481,12 @@ SETTINGS: Final = (
             "what {does|is} vram_limit {do|for|mean}",
             "{it|moerun} {uses|takes} {too much|all my|all of my} {vram|gpu memory}",
             "{which|what} values {does|can} vram_limit {take|have|accept}",
+            "it {should|must|may} not {take|use|fill} {more than|over} {half|80%|6 gb|8 gb|most} "
+            "of {my|the} {gpu memory|vram|gpu|graphics memory}",
+            "{my|the} {game|desktop|other program|browser} needs {some |}{vram|gpu memory|the "
+            "gpu} {too|as well|}",
+            "don't {fill|use up|use all of|eat} {my|the} {vram|gpu|gpu memory|graphics memory}",
+            "use {at most|only|up to} {6|8|10|12} {gb|gigs|g} of {vram|gpu memory|graphics memory}",
         ),
     ),
     Intent(
@@ -1213,6 +1508,13 @@ SETTINGS: Final = (
             "memory|system memory}",
             "{which|what} values {does|can} ram_limit {take|have|accept}",
             "my {computer|machine|pc|system} {swaps|runs out of ram|freezes}",
+            "my {browser|ide|other programs|desktop} {needs|need} {some |}{ram|memory} {too|as "
+            "well|}, {restrict moerun|limit it|what can i do}",
+            "it {should|must|may} not {take|use|fill} {more than|over} {half|50%|16 gb|8 gb|most|"
+            "20 gigs} of {my|the} {ram|system memory|main memory|memory}",
+            "don't {fill|use up|use all of|eat} {my|the|all my} {ram|system memory|main memory}",
+            "use {at most|only|up to} {8|12|24|32} {gb|gigs|g} of {ram|system memory|main memory|"
+            "memory}",
         ),
     ),
     Intent(
@@ -1227,7 +1529,10 @@ SETTINGS: Final = (
             "{put|keep|place} {half|30%|some|a third|a share} of {the |}experts {in vram|in ram|"
             "on the gpu}",
         ),
-        questions=("what {does|is} expert_residency {do|for|mean}",),
+        questions=(
+            "what {does|is} expert_residency {do|for|mean}",
+            "{half|a third|30%} of {the |}experts {in|on} {vram|the gpu|ram}",
+        ),
     ),
     Intent(
         name="preload_experts",
@@ -1281,6 +1586,13 @@ SETTINGS: Final = (
             "what {do|are} pins {do|for|}",
             "{can|may} i {decide|choose|say} {where|on which device} {a tensor goes|a layer "
             "goes|tensors lie}",
+            "{force|fix|nail|pin|bind} {the |}{attention|attention tensors|experts|router|"
+            "tensors|weights|output layer} {of layer 3|of layer 5|of the first layer|of some "
+            "layers|} {to|on|onto} {the cpu|gpu1|gpu0|a device}",
+            "{i|let me} {decide|want to decide|determine} {myself |}{where|on which gpu} {a "
+            "layer|some tensors|a tensor|experts} {goes|go|lie}",
+            "{manual|own|custom} placement",
+            "{tie|attach|send} {layers|tensors} to {a gpu|one gpu|the cpu|a device}",
         ),
     ),
     Intent(
@@ -1297,6 +1609,9 @@ SETTINGS: Final = (
             " hold} {|by default}",
             "{which|what} context {is used|does it use|do i get|size is used} {|by default|without "
             "a flag|without --ctx}",
+            "how many tokens {of context |}{do i get|are there|can it handle|can it read} "
+            "{without any flags|by default|if i set nothing|if i do nothing|out of the box}",
+            "{how much|how many} {context|tokens} {out of the box|without settings}",
         ),
     ),
     Intent(
@@ -1315,6 +1630,11 @@ SETTINGS: Final = (
             "what {does|is} {--ctx|--ctx max|the ctx flag} {do|for|mean}",
             "which {flag|option} {sets|changes} the context {|length|size|window}",
             "my {text|document|prompt} is {too long|longer than the context}",
+            "make the context {window |length |}{bigger|larger|longer|smaller|shorter}",
+            "{longer|larger|bigger|more} context",
+            "{32k|16k|100k|4096|65536} {tokens of |}context",
+            "can {it|the model} {read|handle|take} {longer|more|larger} {texts|documents|text|"
+            "prompts}",
         ),
     ),
     Intent(
@@ -1333,6 +1653,7 @@ SETTINGS: Final = (
         questions=(
             "what does {context|context length|context window} mean",
             "what is {a|the} context {|in a model|of a model|in moerun}",
+            "what {does|do} people mean {by|with} context",
         ),
     ),
     Intent(
@@ -1345,6 +1666,8 @@ SETTINGS: Final = (
             "{which|what} units {does it use|are used|can i use|does moerun use}",
             "{how many bytes are|how much is|how many bytes has} {a g|8g|a gib|a gb|one gb}",
             "what does {8g|80%|g|10gb|a percentage} mean",
+            "{are|is} {8g and 8gb|g and gb|a gib and a gb|16g and 16gb} {the same|equal|different}",
+            "what does the {g|percent sign|%} {mean|stand for}",
         ),
     ),
     Intent(
@@ -1359,6 +1682,8 @@ SETTINGS: Final = (
             "how {is|does moerun|does it} {the model|a model} {loaded|load} {|into memory|"
             "into ram}",
             "{which|what} load modes {are there|exist}",
+            "is the {model|file} {read|copied|loaded} {completely|fully|at once|into ram first}",
+            "when does it {use mmap|copy|map the file}",
         ),
     ),
     Intent(
@@ -1403,6 +1728,9 @@ FAILURES: Final = (
             "have|does moerun use|does it return}",
             "{list|name} {the|all} {exit codes|error codes}",
             "{what do|explain} the {exit codes|error codes|return codes} {mean|}",
+            "{list|table|overview|meaning} of {the |}{exit statuses|exit codes|return codes|"
+            "return values|error codes}",
+            "how do {scripts|i} {know|tell|see} what {failed|went wrong}",
         ),
     ),
     *(
@@ -1447,6 +1775,10 @@ FAILURES: Final = (
         questions=(
             "what {does|happens on|happens with} {ctrl-c|ctrl c|control c} {do|}",
             "the answer is too long, how do i stop it",
+            "how do i {stop|interrupt|abort|end} it while it {is writing|writes|answers|is "
+            "generating|talks}",
+            "{stop|abort|cancel} {writing|it|generation|now|talking|the run}",
+            "it won't stop {talking|writing|generating}",
         ),
     ),
     Intent(
@@ -1463,6 +1795,11 @@ FAILURES: Final = (
             "the model does not fit}",
             "what are {remedies|the remedies|the suggestions of the planner}",
             "{not enough|too little|insufficient} {memory|ram|vram}",
+            "{the|my} model is {simply |just |much |far |}too {large|big} for {my box|my machine|"
+            "this pc|me|this computer}{, what will you do|, what happens|}",
+            "{even|not even} the ssd {is not enough|cannot help}",
+            "what does it do {if|when} {there isn't|there is not} enough {memory|room|space} {|"
+            "for a model|at all}",
         ),
     ),
     Intent(
@@ -1477,6 +1814,8 @@ FAILURES: Final = (
             "{|while loading|at load}",
             "loading {fails|failed|crashes} {with out of memory|for lack of memory|because memory "
             "ran out}",
+            "{it|loading|the engine} {ran|runs|run} out of {memory|vram|ram} {|while loading|at "
+            "start}",
         ),
     ),
     Intent(
@@ -1490,6 +1829,10 @@ FAILURES: Final = (
             "why {does|is} the {engine|model} {run|running} in {its own|another|a separate|a child}"
             " process",
             "{the engine|llama.cpp|the model} {crashed|died|segfaulted}",
+            "does a crash of {llama.cpp|the engine|the model} {kill|end|stop|take down} {moerun|"
+            "it|the program|everything}",
+            "what {if|happens if} {llama.cpp|the engine|the runner} {crashes|fails hard|aborts|"
+            "segfaults}",
         ),
     ),
     Intent(
@@ -1506,6 +1849,9 @@ FAILURES: Final = (
             "what {does|is} moerun_debug {do|for|}",
             "{i found|there is} a bug",
             "something unexpected happened",
+            "where {is|do i find|can i see} the {stack trace|traceback} {when|if} {something|"
+            "something odd|an error|something strange} {occurs|happens|fails}",
+            "{more|full} {details|information} {about|on} {an error|a bug|a failure}",
         ),
     ),
     Intent(
@@ -1519,6 +1865,9 @@ FAILURES: Final = (
             "{my config|the config file|moerun.yaml} {has|contains} {an error|a mistake|a "
             "typo|a wrong key|a wrong value}",
             "how are {wrong settings|config mistakes|errors in the config} {reported|found}",
+            "i {mistyped|misspelled|wrote wrongly|made a typo in} {a key|a setting|something} in "
+            "{the yaml|the config|the file|moerun.yaml}",
+            "{typo|mistake|error} in {the |my |}{yaml|config|settings|configuration}",
         ),
     ),
 )
@@ -1536,6 +1885,10 @@ ENGINE_AND_BUILD: Final = (
             "does {it|moerun} use {llama.cpp|pytorch|vllm|llama-cpp-python|ggml}",
             "which version of {llama.cpp|llama-cpp-python|the engine} {is used|does it need|do i "
             "need}",
+            "{which|what} {library|software|program|code} {does|runs|performs} {the |}{inference|"
+            "computation|math|calculation|actual work}",
+            "what {is it|is moerun} {based|built} on",
+            "{which|what} {runtime|inference engine|backend library} {is it|does it use|is used}",
         ),
     ),
     Intent(
@@ -1549,6 +1902,10 @@ ENGINE_AND_BUILD: Final = (
             "{version of llama-cpp-python|llama-cpp-python|engine|engine version}",
             "what {happens|does it do} with {another|a newer|a different|a wrong} {engine|engine "
             "version|version of llama-cpp-python}",
+            "{could|can|should|may} i {upgrade|update|replace|change} {llama-cpp-python|the "
+            "engine|llama.cpp} {myself|by hand|}",
+            "{pip|i} {upgraded|updated} llama-cpp-python",
+            "why {exactly |just |}0.3.36",
         ),
     ),
     Intent(
@@ -1565,6 +1922,15 @@ ENGINE_AND_BUILD: Final = (
             "{what is|what are} the {first steps|first step|quick start|installation steps}",
             "{how do i|where do i|how to} {begin|start from zero|start with moerun|start}",
             "{installation|install|setup|quick start|build} {instructions|guide|steps|}",
+            "what are the {steps|commands} to {install|set up|build|get} {this|it|moerun} {from "
+            "git|from the repository|here|}",
+            "i {downloaded|have} {the source|the code}, {what now|what next|and now|how do i "
+            "continue|what do i do}",
+            "{how do i|how can i|where do i|what do i do to} {get going|begin|get it running|"
+            "start using it}",
+            "{first|initial} {steps|setup|installation}",
+            "{fresh|new|clean} {machine|debian|ubuntu|install}, {how do i install it|what do i "
+            "type|what now}",
         ),
     ),
     Intent(
@@ -1581,6 +1947,10 @@ ENGINE_AND_BUILD: Final = (
             "{is it|is moerun|is the code} tested",
             "{which|what} command runs the tests",
             "what does {ci|the ci} run",
+            "how do {developers|contributors|i|we} {check|verify|know|make sure} that "
+            "{everything|it|the code|all} {still |}{works|is fine|is right}",
+            "i {changed|edited} the code, {how do i test it|how to check it}",
+            "{linting|lint|type checks}",
         ),
     ),
     Intent(
@@ -1601,7 +1971,11 @@ ENGINE_AND_BUILD: Final = (
             "{run|start|execute} {the benchmark|the benchmarks|benchmarks|a benchmark}",
             "{measure|benchmark|compare} {the speed|moerun|the overhead|speed|performance}",
         ),
-        questions=("what does make bench do", "{is there|are there} {a benchmark|benchmarks}"),
+        questions=(
+            "what does make bench do",
+            "{is there|are there} {a benchmark|benchmarks}",
+            "how {fast|quick} is it compared {to|with} {plain |}{llama.cpp|llama-cpp-python}",
+        ),
     ),
     Intent(
         name="make_help",
@@ -1631,8 +2005,8 @@ ENGINE_AND_BUILD: Final = (
         ),
         tasks=(
             "{build|compile|install|make} {it|moerun|the engine} {with|for} {cuda|metal|cuda "
-            "support|gpu support|the gpu|a vulkan gpu|my nvidia card|the cpu only|vulkan "
-            "support}",
+            "support|gpu support|the gpu|metal|my nvidia card|the cpu only"
+            "}",
             "{choose|select|set|change|switch} {the backend|a backend|another backend|the "
             "backend of the engine}",
             "{enable|activate|use|get} {cuda|vulkan|metal|gpu support|cuda support|gpu "
@@ -1641,6 +2015,11 @@ ENGINE_AND_BUILD: Final = (
         questions=(
             "{which|what} backends {are there|exist|does it support|can i choose|are available}",
             "what does {backend=auto|backend|backend=cuda} {do|mean}",
+            "{i want|i need|give me|build} {an engine|the engine|a build} {built |made |}{for|"
+            "with} {cuda|vulkan|metal|the cpu|nvidia}",
+            "{which|what} {make |}{variable|option} {chooses|sets|selects} {the |}{backend|gpu "
+            "backend|cuda}",
+            "{cuda|vulkan|metal} {build|version|instead of cpu}",
         ),
     ),
     Intent(
@@ -1656,6 +2035,11 @@ ENGINE_AND_BUILD: Final = (
             "{can i|is it possible to} {run|use|load} {qwen3|mixtral|deepseek v3|gpt-oss 120b|a "
             "dense model|llama|deepseek}",
             "{is|are} {qwen3|mixtral|deepseek|gpt-oss|dense models|my model} supported",
+            "does {qwen|qwen3 30b|mixtral 8x7b|deepseek|gpt-oss 20b|llama 4|kimi|glm 4.5} {work|"
+            "run|load|fit}",
+            "i {have|want to run|downloaded} {qwen3|mixtral|deepseek v3|gpt-oss|a dense model|"
+            "llama 3}",
+            "can i {use|run} {normal|dense|ordinary|non-moe} models",
         ),
     ),
     Intent(
@@ -1674,6 +2058,10 @@ ENGINE_AND_BUILD: Final = (
             "models|several files}",
             "what if a {shard|part} is missing",
             "what does 00001-of-0000{2|3|4} mean",
+            "my {model|download|gguf} {came|comes|is|arrived} {as|in} {three|several|two|many|"
+            "five} {gguf |}{pieces|files|parts|shards}",
+            "{several|many|multiple} gguf {files|parts|pieces} {for one model|}",
+            "which {part|file|piece|shard} do i {give|open|pass|load}",
         ),
     ),
 )
@@ -1700,6 +2088,8 @@ SMALL_TALK: Final = (
             "are you there",
             "how is it going",
             "how do you do",
+            "{hiya|heya|hola|hey hey|hi hi|hello hello|good day to you|salut|moin}",
+            "{anyone|anybody} {here|there|home}",
         ),
     ),
     Intent(
@@ -1713,6 +2103,10 @@ SMALL_TALK: Final = (
             "{that|this} {helps|helped|was helpful|is helpful|was useful|is great}",
             "you are {great|helpful|very helpful|good|cool|nice}",
             "good answer",
+            "{thank you|thanks}, {that was useful|that helped|that helps|very useful|very kind|"
+            "perfect|great}",
+            "{much|very much} appreciated",
+            "{wonderful|excellent|brilliant|super|amazing}",
         ),
     ),
     Intent(
@@ -1724,6 +2118,8 @@ SMALL_TALK: Final = (
             "i {have to|must} go {|now}",
             "{that is|that's} all {|for now|for today}",
             "see you {tomorrow|soon}",
+            "{i'm|i am} {done|leaving|off|finished}",
+            "{have a|enjoy your} {nice|good|great} {day|evening|weekend}",
         ),
     ),
 )

@@ -45,13 +45,14 @@ class Recipe:
     """Everything that decides the outcome, apart from the text and the shape."""
 
     seed: int = 7
-    steps: int = 1700
+    steps: int = 2400
+    longest_minutes: float = 100.0
     batch_tokens: int = 2048
     vocabulary_size: int = 1536
     learning_rate: float = 2e-3
     warm_up_steps: int = 80
-    weight_decay: float = 0.05
-    dropout: float = 0.1
+    weight_decay: float = 0.1
+    dropout: float = 0.15
     balance_weight: float = 0.02
     gradient_norm: float = 1.0
     threads: int = 1
@@ -76,14 +77,24 @@ class Log:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train, judge, export and record."""
     options = _options(arguments)
-    recipe = Recipe(seed=options.seed, steps=options.steps, threads=options.threads)
+    recipe = Recipe(
+        seed=options.seed,
+        steps=options.steps,
+        longest_minutes=options.minutes,
+        threads=options.threads,
+    )
     log = Log(options.log)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
     log.line(f"recipe {json.dumps(asdict(recipe))}")
 
     held_out = _held_out_questions()
-    bpe = vocabulary.learn(_vocabulary_lines(recipe), vocabulary_size=recipe.vocabulary_size)
+    saved_vocabulary = options.checkpoint.with_suffix(".tokenizer.json")
+    bpe = (
+        Tokenizer.from_file(str(saved_vocabulary))
+        if options.resume
+        else vocabulary.learn(_vocabulary_lines(recipe), vocabulary_size=recipe.vocabulary_size)
+    )
     shape = Shape(vocabulary_size=bpe.get_vocab_size())
     model = DemoModel(shape, dropout=recipe.dropout)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -94,7 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.resume:
         model.load_state_dict(torch.load(options.checkpoint, weights_only=True))
         log.line("weights of the checkpoint taken up")
-    train(model, bpe, source, recipe, log=log, checkpoint=options.checkpoint)
+    if recipe.steps > 0:
+        train(model, bpe, source, recipe, log=log, checkpoint=options.checkpoint)
 
     shares = expert_shares(model, bpe, _sample(source, 4 * JUDGED_QUESTIONS))
     _log_shares(log, shares)
@@ -103,7 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_gguf(gguf_path, model, bpe, quantized=True, credits_=CREDITS)
     if options.full_precision is not None:
         write_gguf(options.full_precision, model, bpe, quantized=False, credits_=CREDITS)
-        bpe.save(str(options.full_precision.with_suffix(".tokenizer.json")))
     record = _record(gguf_path, shape, parameters, shares)
     (options.output / "demo.json").write_text(json.dumps(record, indent=2) + "\n")
     log.line(f"{gguf_path.name}: {record['size_bytes']:,} bytes, sha256 {record['sha256']}")
@@ -126,25 +137,32 @@ def train(
     )
     batches: Iterator[Batch] = source.batches(batch_tokens=recipe.batch_tokens)
     recent: list[tuple[float, float]] = []
-    for step in range(recipe.steps):
+    started_s = time.monotonic()
+    step, done_fraction = 0, 0.0
+    while done_fraction < 1.0:
         for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
+            group["lr"] = _learning_rate(step, done_fraction, recipe)
         losses = _take_step(model, optimizer, next(batches), recipe)
         recent = [*recent[-49:], losses]
-        if (step + 1) % 50 == 0:
+        step += 1
+        # On a busy machine the time runs out before the steps do; the rate must fall all the same.
+        spent_fraction = (time.monotonic() - started_s) / (60 * recipe.longest_minutes)
+        done_fraction = max(step / recipe.steps, spent_fraction)
+        if step % 50 == 0:
             answer_loss, balance_loss = (
                 sum(values) / len(recent) for values in zip(*recent, strict=True)
             )
-            log.line(f"step {step + 1:5d}  loss {answer_loss:.4f}  balance {balance_loss:.4f}")
-        if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
+            log.line(f"step {step:5d}  loss {answer_loss:.4f}  balance {balance_loss:.4f}")
+        if step % 200 == 0 or done_fraction >= 1.0:
             drawn = answered_exactly(model, bpe, judged)
             own = answered_exactly(model, bpe, development)
             log.line(
-                f"step {step + 1:5d}  word for word: {sum(drawn)}/{len(drawn)} varied questions,"
+                f"step {step:5d}  word for word: {sum(drawn)}/{len(drawn)} varied questions,"
                 f" {sum(own)}/{len(own)} development questions"
             )
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             torch.save(model.state_dict(), checkpoint)
+            bpe.save(str(checkpoint.with_suffix(".tokenizer.json")))
     missed = [
         f"{phrasing.intent}: {phrasing.question}"
         for phrasing, right in zip(
@@ -159,8 +177,11 @@ def _take_step(
     model: DemoModel, optimizer: torch.optim.Optimizer, batch: Batch, recipe: Recipe
 ) -> tuple[float, float]:
     hidden, routing = model(batch.tokens[:, :-1], batch.present[:, :-1])
-    learned = batch.learned[:, 1:]
-    loss = functional.cross_entropy(model.output(hidden[learned]), batch.tokens[:, 1:][learned])
+    weights = batch.weights[:, 1:]
+    losses = functional.cross_entropy(
+        model.output(hidden[weights > 0]), batch.tokens[:, 1:][weights > 0], reduction="none"
+    )
+    loss = (losses * weights[weights > 0]).sum() / weights.sum()
     optimizer.zero_grad(set_to_none=True)
     (loss + recipe.balance_weight * routing.balance_loss).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm)
@@ -168,12 +189,11 @@ def _take_step(
     return loss.item(), routing.balance_loss.item()
 
 
-def _learning_rate(step: int, recipe: Recipe) -> float:
+def _learning_rate(step: int, done_fraction: float, recipe: Recipe) -> float:
     """Rise evenly, then fall along a cosine to a fiftieth."""
-    if step < recipe.warm_up_steps:
-        return recipe.learning_rate * (step + 1) / recipe.warm_up_steps
-    done = (step - recipe.warm_up_steps) / max(1, recipe.steps - recipe.warm_up_steps)
-    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+    warm_up = min(1.0, (step + 1) / recipe.warm_up_steps)
+    fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done_fraction))
+    return recipe.learning_rate * warm_up * fall
 
 
 def _parameter_groups(model: DemoModel, recipe: Recipe) -> list[dict[str, object]]:
@@ -257,6 +277,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.train_demo", description=__doc__)
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--minutes", type=float, default=defaults.longest_minutes)
     parser.add_argument("--threads", type=int, default=defaults.threads)
     parser.add_argument(
         "--output", type=Path, default=ROOT / "moerun" / "data" / "demo", help="folder of the GGUF"

@@ -52,6 +52,12 @@ OPENINGS: Final = (
     "then ",
     "can anybody tell me ",
     "i'm confused, ",
+    "i just installed it. ",
+    "i have a gpu. ",
+    "i am on linux. ",
+    "i read the readme. ",
+    "my model is large. ",
+    "i use a laptop. ",
     "i have a question, ",
 )
 CLOSINGS: Final = (
@@ -104,6 +110,13 @@ FILLERS: Final = (
     "that",
     "this",
     "some",
+)
+SMALL_WORDS: Final = frozenset(
+    (
+        *("a", "an", "the", "do", "does", "did", "i", "to", "is", "are", "of", "for", "my", "it"),
+        *("can", "could", "would", "should", "will", "that", "this", "there", "be", "me", "you"),
+        *("want", "please", "in", "on"),
+    )
 )
 LIKE_WORDS: Final = (
     ("show", "display", "print", "give me", "present"),
@@ -244,8 +257,10 @@ NEAR_KEYS: Final = {
 def vary(question: str, rng: random.Random) -> str:
     """Return the question as somebody else might have typed it."""
     text = question
-    if rng.random() < 0.5:
+    if rng.random() < 0.65:
         text = _swap_like_words(text, rng)
+    if rng.random() < 0.08:
+        text = _keep_key_words(text)
     if rng.random() < 0.15:
         text = _insert_filler(text, rng)
     if rng.random() < 0.15:
@@ -260,15 +275,21 @@ def vary(question: str, rng: random.Random) -> str:
 
 
 def _swap_like_words(text: str, rng: random.Random) -> str:
-    """Exchange up to two words or phrases for others of like meaning."""
+    """Exchange up to three words or phrases for others of like meaning."""
     padded = f" {text} "
     usable = [group for group in LIKE_WORDS if any(f" {word} " in padded for word in group)]
-    for group in rng.sample(usable, min(len(usable), rng.randint(1, 2))):
+    for group in rng.sample(usable, min(len(usable), rng.randint(1, 3))):
         present = [word for word in group if f" {word} " in padded]
-        if not present:  # the first exchange may have taken the word away
+        if not present:  # an earlier exchange may have taken the word away
             continue
         padded = padded.replace(f" {rng.choice(present)} ", f" {rng.choice(group)} ", 1)
     return padded.strip()
+
+
+def _keep_key_words(text: str) -> str:
+    """Return the text as someone types into a search box; a short question stays as it is."""
+    kept = [word for word in text.split(" ") if word.lower() not in SMALL_WORDS]
+    return " ".join(kept) if len(kept) >= 2 else text
 
 
 def _insert_filler(text: str, rng: random.Random) -> str:
