@@ -1,12 +1,28 @@
 """What tests with the real engine share: tiny models, and workers that stand in for GPUs."""
 
+import functools
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moerun.engine.rpc_worker import loopback_worker
 from tests.tiny_models import write_tiny_model
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildReport:
+    """What a child process printed line by line before it ended, and how it ended."""
+
+    lines: tuple[dict[str, Any], ...]
+    ending: str
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +42,25 @@ def two_workers() -> Iterator[tuple[str, str]]:
     """Start two workers of one thread for all tests; each serves one client at a time."""
     with loopback_worker(threads=1) as first, loopback_worker(threads=1) as second:
         yield first, second
+
+
+@pytest.fixture(scope="session")
+def run_child(two_workers: tuple[str, str]) -> Callable[[str, Path], ChildReport]:
+    """Return a function that runs a child module on a model and the workers, once each."""
+
+    @functools.cache
+    def run(module: str, model: Path) -> ChildReport:
+        child = subprocess.run(
+            [sys.executable, "-m", module, str(model), *two_workers],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return ChildReport(
+            lines=tuple(json.loads(line) for line in child.stdout.splitlines()),
+            ending=f"exit code {child.returncode}: {child.stderr[-2000:]}",
+        )
+
+    return run

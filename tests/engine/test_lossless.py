@@ -4,10 +4,6 @@ The reference has the same settings: micro-batch, flash attention, threads, KV e
 repacking. Each architecture runs in a process of its own, since a native crash ends a process.
 """
 
-import functools
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,37 +11,22 @@ import pytest
 
 from moerun.codec import from_plain
 from tests.engine.lossless_child import AUTOMATIC, SETTINGS, Comparison
+from tests.engine.planned_child import PlannedRun
 from tests.tiny_models import ARCHITECTURES, DENSE_ARCHITECTURES, MOE_ARCHITECTURES
 
 pytestmark = pytest.mark.engine
 
-REPOSITORY = Path(__file__).parents[2]
 DEVICE_PLACEMENTS, TELLING, LOAD_MODES = 9, 4, 3
 COMBINATIONS = 1 + DEVICE_PLACEMENTS + LOAD_MODES + (len(SETTINGS) - 1) * (1 + TELLING) + TELLING
 
 
-def run_matrix(path: Path, workers: tuple[str, ...]) -> tuple[tuple[Comparison, ...], str]:
-    """Return what the child compared before it ended, and how it ended."""
-    child = subprocess.run(
-        [sys.executable, "-m", "tests.engine.lossless_child", str(path), *workers],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    lines = (json.loads(line) for line in child.stdout.splitlines())
-    comparisons = tuple(from_plain(Comparison, line) for line in lines)
-    return comparisons, f"exit code {child.returncode}: {child.stderr[-2000:]}"
+@pytest.fixture
+def matrix_of(tiny_model: Callable[[str], Path], run_child: Callable) -> Callable:
+    """Return a function that gives the matrix of an architecture and how its process ended."""
 
-
-@pytest.fixture(scope="session")
-def matrix_of(tiny_model: Callable[[str], Path], two_workers: tuple[str, str]) -> Callable:
-    """Return a function that gives the matrix of an architecture, run once."""
-
-    @functools.cache
     def run(architecture: str) -> tuple[tuple[Comparison, ...], str]:
-        return run_matrix(tiny_model(architecture), two_workers)
+        report = run_child("tests.engine.lossless_child", tiny_model(architecture))
+        return tuple(from_plain(Comparison, line) for line in report.lines), report.ending
 
     return run
 
@@ -88,6 +69,34 @@ def test_flash_attention_left_to_the_engine_may_depend_on_the_placement(matrix_o
 
     assert chosen["experts on the host"] == f"{AUTOMATIC}: on"
     assert chosen["the last layer on a device"] == f"{AUTOMATIC}: off"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_logits_are_bit_equal_when_the_planner_chooses(
+    architecture: str, tiny_model: Callable[[str], Path], run_child: Callable
+):
+    report = run_child("tests.engine.planned_child", tiny_model(architecture))
+    runs = [from_plain(PlannedRun, line) for line in report.lines]
+
+    assert len(runs) == plan_count(architecture), report.ending
+    assert [run for run in runs if run.rows_apart] == []
+    by_name = {run.name: run for run in runs}
+    assert all(len(run.devices) == 2 for run in runs if "two devices" in run.name)
+    assert by_name["copied to the host"].devices == ()
+    if architecture in MOE_ARCHITECTURES:
+        half = by_name["half experts on one device"]
+        assert 0 < half.expert_bytes_on_devices < half.expert_bytes
+
+
+def plan_count(architecture: str) -> int:
+    """Return how many plans the child is expected to carry out."""
+    return 9 if architecture in MOE_ARCHITECTURES else 7
+
+
+def test_plans_cut_layers_in_parts(tiny_model: Callable[[str], Path], run_child: Callable):
+    report = run_child("tests.engine.planned_child", tiny_model("qwen3moe"))
+
+    assert any(from_plain(PlannedRun, line).split_layers for line in report.lines)
 
 
 def test_enough_architectures_are_held():
