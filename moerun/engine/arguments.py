@@ -128,7 +128,7 @@ def simulate(args: EngineArgs, model: Model) -> Mapping[str, DeviceId]:
     Belief: an override wins over the layer's device; the input layer is on the CPU; layers are
     split by float comparison - `load_tensors` in src/llama-model.cpp and `create_tensor` in
     src/llama-model-loader.cpp @ llama-cpp-python 0.3.36 - checked by
-    tests/engine/test_predicted_buffers.py.
+    tests/engine/test_planned_bytes.py.
     """
     by_position = _layer_devices(args, len(model.layers))
     overrides = [(re.compile(override.pattern), override.device) for override in args.overrides]

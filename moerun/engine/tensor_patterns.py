@@ -2,7 +2,7 @@
 
 Belief: overrides are searched with std::regex, ECMAScript grammar, first match wins -
 src/llama-model-loader.cpp @ llama-cpp-python 0.3.36 - checked by tests/test_engine_arguments.py
-and, on loaded models, by tests/engine/test_predicted_buffers.py.
+and, on loaded models, by tests/engine/test_planned_bytes.py.
 
 Knows: names of the form `blk.<layer>.<rest>`, and numbers as patterns.
 Does not know: devices, or why these tensors.

@@ -7,13 +7,7 @@ Does not know: why the candidate was chosen.
 from moerun.machine.description import HOST, SSD, DeviceId
 from moerun.model.description import ExpertPart, Layer, Tensor, TensorRole, TensorUse
 from moerun.planning.choices import extra_buffers
-from moerun.planning.placement import (
-    Candidate,
-    Situation,
-    gpu_charges,
-    host_charges,
-    tied_copy_bytes,
-)
+from moerun.planning.placement import Candidate
 from moerun.planning.plan import (
     Charge,
     ChargeKind,
@@ -22,6 +16,7 @@ from moerun.planning.plan import (
     Ledger,
     TensorPlacement,
 )
+from moerun.planning.situation import Situation, gpu_charges, host_charges, tied_copy_bytes
 
 Shared = tuple[tuple[TensorRole, DeviceId], ...]
 

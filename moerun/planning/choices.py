@@ -7,7 +7,8 @@ Does not know: how the placement was found.
 from typing import Final
 
 from moerun.machine.description import SSD
-from moerun.planning.placement import Candidate, Problem
+from moerun.planning.placement import Candidate
+from moerun.planning.situation import Problem
 from moerun.planning.strategy import LoadMode, Tier, Toggle
 
 # A copy in RAM is taken when the host part fits this often: reading the file fills the page cache

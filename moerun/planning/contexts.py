@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from moerun.planning.choices import load_mode
-from moerun.planning.placement import Candidate, Problem, Situation, best_candidate, situation
+from moerun.planning.placement import Candidate, best_candidate
 from moerun.planning.plan import Rung
+from moerun.planning.situation import Problem, Situation, situation
 from moerun.planning.strategy import DEFAULT_CONTEXT_TOKENS, MINIMUM_CONTEXT_TOKENS, LoadMode
 
 _LARGEST_RUNG_TOKENS: Final = 1 << 25

@@ -1,73 +1,321 @@
-"""A plan in sentences: what was chosen, instead of what, and why.
+"""Why a plan is as it is, and what to know before running it: values that `--explain` prints.
 
-Knows: how a decision reads as a line.
-Does not know: colours, widths, or where the lines go.
+Knows: the sentences, and the numbers in them.
+Does not know: how the choices were found, or how they are shown.
 """
 
-from moerun.machine.description import SSD, Machine
-from moerun.model.description import Model
-from moerun.planning.cost import memory_saved, token_traffic
-from moerun.planning.plan import Decision, Plan
+from moerun.machine.description import HOST, SSD, DeviceId
+from moerun.planning.choices import COPY_FITS_TIMES, candidate_uses_ssd, host_charge_bytes
+from moerun.planning.contexts import Choice
+from moerun.planning.placement import Candidate
+from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
+from moerun.planning.situation import Problem
+from moerun.planning.strategy import LoadMode, StreamingMode, Tier, Toggle
 from moerun.units import format_gib
 
 
-def explain(plan: Plan, model: Model, machine: Machine) -> tuple[str, ...]:
-    """Return one sentence for each decision, then what a token reads and what is saved."""
-    return (
-        *(_sentence(decision) for decision in plan.decisions),
-        *_traffic(plan, model, machine),
-        _saving(plan, model),
-        *_next_rung(plan),
-    )
+def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, ...]:
+    """Return one line for each choice, in the order of the steps."""
+    candidate = choice.candidate
+    assert candidate is not None
+    found = [
+        *_budget_lines(problem, plan),
+        *_pin_lines(problem, plan),
+        _device_line(problem, plan),
+        _dense_line(problem, candidate, plan),
+        *_expert_lines(problem, candidate, plan),
+        _context_line(choice, plan),
+        _load_line(problem, candidate, plan),
+        _repack_line(problem, candidate, plan),
+    ]
+    return tuple(found)
 
 
-def _sentence(decision: Decision) -> str:
-    instead = f" instead of {decision.instead_of}" if decision.instead_of else ""
-    return (
-        f"{decision.step}: {decision.subject}: {decision.chosen}{instead}, because "
-        f"{decision.because}."
-    )
+def cautions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Caution, ...]:
+    """Return what the user should know, with numbers."""
+    candidate = choice.candidate
+    assert candidate is not None
+    found = [Caution(code="model", message=text) for text in problem.model.cautions]
+    found += _ssd_cautions(problem, plan)
+    found += _context_cautions(problem, choice)
+    found += _device_cautions(problem, plan)
+    found += _share_cautions(problem, plan)
+    return tuple(found)
 
 
-def _traffic(plan: Plan, model: Model, machine: Machine) -> tuple[str, ...]:
+def _budget_lines(problem: Problem, plan: Plan) -> list[Decision]:
+    rooms = (*problem.rooms.gpus, problem.rooms.host)
+    lines = [
+        Decision(
+            step="budgets",
+            subject=problem.machine.label(room.device),
+            chosen=f"{format_gib(room.usable_bytes)} may be used",
+            because=f"{room.budget.because}; {format_gib(room.margin_bytes)} of that stay free",
+        )
+        for room in rooms
+    ]
+    if problem.rooms.pool_bytes is not None:
+        lines.append(
+            Decision(
+                step="budgets",
+                subject="shared memory",
+                chosen=f"{format_gib(problem.rooms.pool_bytes)} for GPU and host together",
+                because="the GPU works in the host's memory, within the driver's limit",
+            )
+        )
+    return lines
+
+
+def _pin_lines(problem: Problem, plan: Plan) -> list[Decision]:
     lines = []
-    for traffic in token_traffic(plan, model):
-        read = f"{format_gib(traffic.dense_bytes)} of dense weights"
-        if traffic.expert_bytes:
-            experts = f"{format_gib(traffic.expert_bytes)} of experts"
-            read = f"{read} and {experts}" if traffic.dense_bytes else experts
-        where = machine.label(traffic.device)
-        what = "may have to read" if traffic.device == SSD else "reads"
-        lines.append(f"per token: {where}: each token {what} {read} there.")
-    return tuple(lines)
+    for pin in problem.strategy.pins:
+        count = sum(used is pin or used == pin for used in problem.pinning.pins.values())
+        lines.append(
+            Decision(
+                step="pins",
+                subject=pin.pattern,
+                chosen=f"{count} tensors on {pin.device}",
+                because=f"pinned by {pin.origin}; the rest is planned around them",
+            )
+        )
+    if problem.strategy.cpu_expert_layers:
+        lines.append(
+            Decision(
+                step="pins",
+                subject=f"experts of the first {problem.strategy.cpu_expert_layers} layers",
+                chosen="off the GPUs",
+                because="cpu_expert_layers says so",
+            )
+        )
+    return lines
 
 
-def _saving(plan: Plan, model: Model) -> str:
-    saving = memory_saved(plan, model)
-    kept = [f"{format_gib(saving.ram_bytes)} of RAM"]
-    if plan.devices:
-        kept.insert(0, f"{format_gib(saving.vram_bytes)} of VRAM")
-    text = (
-        f"memory: full loading would take {format_gib(saving.full_bytes)}; this plan takes "
-        f"{' and '.join(kept)}"
+def _device_line(problem: Problem, plan: Plan) -> Decision:
+    labels = [problem.machine.label(device) for device in plan.devices]
+    unused = [
+        problem.machine.label(gpu.id) for gpu in problem.machine.gpus if gpu.id not in plan.devices
+    ]
+    if not problem.machine.gpus:
+        because = "there is no GPU"
+    elif Tier.VRAM not in problem.strategy.hierarchy:
+        because = "the hierarchy has no vram"
+    elif not plan.devices:
+        because = "no GPU has room for a layer or the output beside its driver and compute buffers"
+    elif unused:
+        because = f"least stays off the GPUs with the fewest devices; not used: {', '.join(unused)}"
+    else:
+        because = "least stays off the GPUs this way"
+    return Decision(
+        step="devices", subject="GPUs", chosen=" then ".join(labels) or "none", because=because
     )
-    if saving.ssd_bytes:
-        text += f", and leaves {format_gib(saving.ssd_bytes)} on SSD"
-    return text + "."
 
 
-def _next_rung(plan: Plan) -> tuple[str, ...]:
-    rung = plan.next_rung
-    if rung is None:
-        return ()
-    costs = []
-    if rung.layers_moved:
-        costs.append(f"move {rung.layers_moved} layers with their KV cache off the GPUs")
-    if rung.expert_bytes_moved:
-        costs.append(f"push {format_gib(rung.expert_bytes_moved)} of experts to a slower tier")
-    if rung.ends_copy:
-        costs.append("leave too little RAM for a copy of the host weights")
-    cost = "would " + " and ".join(costs) if costs else "would cost nothing"
-    if not rung.fits:
-        cost = "do not fit"
-    return (f"context: {rung.context_tokens:,} tokens {cost}.",)
+def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
+    count = len(plan.layers)
+    dense = sum(
+        plan.ledger.kind_bytes(device, kind)
+        for device in plan.devices
+        for kind in (ChargeKind.DENSE_WEIGHTS, ChargeKind.KV_CACHE, ChargeKind.RECURRENT_STATE)
+    )
+    if not plan.devices:
+        return Decision(
+            step="dense",
+            subject=f"all {count} layers",
+            chosen="on the CPU",
+            because="no GPU is used",
+        )
+    if candidate.host_layers == 0:
+        return Decision(
+            step="dense",
+            subject=f"attention, norms, routers and KV cache of all {count} layers, the output",
+            chosen=f"{format_gib(dense)} in VRAM",
+            because="every token needs them, and KV outside VRAM costs more speed than weights",
+        )
+    return Decision(
+        step="dense",
+        subject=f"the last {count - candidate.host_layers} of {count} layers and the output",
+        chosen=f"{format_gib(dense)} in VRAM",
+        because=f"the first {candidate.host_layers} with their KV cache find no room there",
+        instead_of="all layers",
+    )
+
+
+def _expert_lines(problem: Problem, candidate: Candidate, plan: Plan) -> list[Decision]:
+    total = problem.cargo.expert_bytes
+    if not total:
+        return []
+    lines = []
+    for device in (*plan.devices, HOST, SSD):
+        size = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
+        if not size:
+            continue
+        lines.append(
+            Decision(
+                step="experts",
+                subject=f"{size * 100 / total:.1f}% of the experts",
+                chosen=f"{format_gib(size)} on {problem.machine.label(device)}",
+                because=_expert_reason(problem, candidate, plan, device),
+            )
+        )
+    return lines
+
+
+def _expert_reason(problem: Problem, candidate: Candidate, plan: Plan, device: DeviceId) -> str:
+    if device == HOST:
+        return "there is no more room in VRAM for them" if plan.devices else "no GPU is used"
+    if device == SSD:
+        if Tier.RAM not in problem.strategy.hierarchy:
+            return "the hierarchy has no ram; they are read as they are needed"
+        return "there is no more room in RAM for them; they are read as they are needed"
+    for used, run in zip(candidate.devices, candidate.runs, strict=True):
+        if used != device:
+            continue
+        whole = run.end - run.experts_from
+        parts = " and ".join(str(part) for part, _ in run.parts)
+        told = f"whole layers {run.experts_from} to {run.end - 1}" if whole else "pinned"
+        if parts:
+            part_of = f"{parts} of layer {run.experts_from - 1}"
+            told = f"{told} and {part_of}" if whole else part_of
+        return f"{told}: what is left after dense weights and KV cache"
+    return "pinned"
+
+
+def _context_line(choice: Choice, plan: Plan) -> Decision:
+    return Decision(
+        step="context",
+        subject="context",
+        chosen=f"{plan.context_tokens:,} tokens",
+        because=choice.because,
+    )
+
+
+def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
+    size = format_gib(host_charge_bytes(candidate))
+    budget = format_gib(problem.rooms.host.budget.budget_bytes)
+    if problem.strategy.load_mode is not None:
+        because = "it was asked for"
+    elif candidate_uses_ssd(problem, candidate):
+        because = "experts lie on SSD: the system reads them from the mapped file"
+    elif problem.rooms.pool_bytes is not None:
+        because = "the GPU reads the mapped file in place"
+    elif plan.load_mode is LoadMode.COPY:
+        because = f"the host part of {size} fits {COPY_FITS_TIMES:g} times into {budget}"
+    else:
+        because = f"the host part of {size} does not fit {COPY_FITS_TIMES:g} times into {budget}"
+    return Decision(
+        step="loading", subject="load mode", chosen=str(plan.load_mode), because=because
+    )
+
+
+def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
+    dense = plan.ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
+    if problem.strategy.extra_buffers is not Toggle.AUTO:
+        because = "it was asked for"
+    elif plan.extra_buffers:
+        because = "host weights are copied anyway, as llama.cpp does by default"
+    elif candidate_uses_ssd(problem, candidate):
+        because = (
+            "it is one switch for the whole model, and repacked experts could not stay on SSD; "
+            f"{format_gib(dense)} of dense host weights lose it"
+        )
+    else:
+        because = (
+            "a repacked weight would be a copy beside the mapped file; "
+            f"{format_gib(dense)} of dense host weights lose it"
+        )
+    return Decision(
+        step="loading",
+        subject="repacking for the processor",
+        chosen="on" if plan.extra_buffers else "off",
+        because=because,
+    )
+
+
+def _ssd_cautions(problem: Problem, plan: Plan) -> list[Caution]:
+    on_ssd = plan.ledger.kind_bytes(SSD, ChargeKind.EXPERT_WEIGHTS)
+    if not on_ssd:
+        return []
+    model = problem.model
+    per_token = on_ssd * model.experts_used // max(1, model.expert_count)
+    message = (
+        f"{format_gib(on_ssd)} of {format_gib(model.expert_bytes)} of experts lie on SSD; a token "
+        f"reads up to {format_gib(per_token)} of them"
+    )
+    rate = problem.machine.storage.read_bytes_per_s
+    if rate:
+        message += f", {per_token / rate:.1f} s at the {format_gib(int(rate))}/s of this storage"
+    if problem.strategy.streaming is StreamingMode.OFF:
+        message += "; streaming is off, so the system's page cache alone decides what stays"
+    return [Caution(code="host-part-exceeds-ram", message=message)]
+
+
+def _context_cautions(problem: Problem, choice: Choice) -> list[Caution]:
+    found = []
+    if choice.is_reduced:
+        found.append(
+            Caution(
+                code="context-reduced",
+                message=f"the context is {choice.at.context_tokens:,} tokens: the default does not "
+                "fit beside the dense weights",
+            )
+        )
+    trained = problem.model.train_context_tokens
+    if trained and choice.at.context_tokens > trained:
+        found.append(
+            Caution(
+                code="context-beyond-training",
+                message=f"the model was trained on {trained:,} tokens; answers beyond that length "
+                "may be poor",
+            )
+        )
+    return found
+
+
+def _device_cautions(problem: Problem, plan: Plan) -> list[Caution]:
+    found = []
+    for device in plan.devices:
+        gpu = problem.machine.gpu(device)
+        label = problem.machine.label(device)
+        if gpu.is_remote:
+            found.append(
+                Caution(
+                    code="remote-device",
+                    message=f"{label} is reached over the network ({gpu.name}); each token crosses "
+                    "it, unencrypted",
+                )
+            )
+        if gpu.is_hypothetical:
+            found.append(
+                Caution(
+                    code="hypothetical-gpu",
+                    message=f"{label} is a {gpu.name} that this machine does not have; the plan "
+                    "cannot be run here",
+                )
+            )
+    return found
+
+
+def _share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
+    residency = problem.strategy.expert_residency
+    total = problem.cargo.expert_bytes
+    if residency is None or not total:
+        return []
+    in_vram = sum(
+        plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS) for device in plan.devices
+    )
+    in_ram = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS)
+    found = []
+    for name, wanted, size in (
+        ("VRAM", residency.vram_fraction, in_vram),
+        ("RAM", residency.ram_fraction, in_ram),
+    ):
+        if wanted is not None and size < int(total * wanted):
+            found.append(
+                Caution(
+                    code="expert-share",
+                    message=f"{wanted * 100:g}% of the experts were wanted in {name}, "
+                    f"{size * 100 / total:.1f}% ({format_gib(size)}) are there: whole matrices "
+                    "only, and limits win",
+                )
+            )
+    return found

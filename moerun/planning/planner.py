@@ -14,10 +14,10 @@ from moerun.model.description import Model
 from moerun.planning.assembly import exceptions, layer_placements, ledger, shared_placements
 from moerun.planning.choices import extra_buffers, load_mode
 from moerun.planning.contexts import Choice, choose_context, next_rung
-from moerun.planning.placement import Problem, pose
+from moerun.planning.explain import cautions, decisions
 from moerun.planning.plan import Measurements, Plan
-from moerun.planning.reasons import cautions, decisions
 from moerun.planning.refusals import refuse
+from moerun.planning.situation import Problem, pose
 from moerun.planning.strategy import Strategy
 
 

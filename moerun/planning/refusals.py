@@ -12,8 +12,9 @@ from moerun.errors import DoesNotFit, PinConflict
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.assembly import layer_placements, ledger
 from moerun.planning.contexts import Choice, choose_context, ladder
-from moerun.planning.placement import Candidate, Problem, Situation, gpu_charges, pose
+from moerun.planning.placement import Candidate
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
+from moerun.planning.situation import Problem, Situation, gpu_charges, pose
 from moerun.planning.strategy import Strategy, Tier, Toggle
 from moerun.units import MIB, format_gib
 

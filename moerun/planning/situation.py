@@ -1,0 +1,179 @@
+"""One problem with one context: everything that is known before anything is placed.
+
+Knows: how model, machine and strategy come together, and what devices are charged beforehand.
+Does not know: which GPUs are tried, or which layer goes where.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from moerun.errors import PinConflict
+from moerun.machine.description import HOST, Gpu, Machine
+from moerun.model.description import Model
+from moerun.model.encodings import BY_NAME
+from moerun.planning import fixed_charges
+from moerun.planning.budgets import Rooms, rooms
+from moerun.planning.cargo import Cargo, cargo, state_bytes, sums
+from moerun.planning.fixed_charges import Shapes, Sized, Work, shapes
+from moerun.planning.packing import Freight
+from moerun.planning.pins import Pinning, resolve_pins
+from moerun.planning.plan import ChargeKind, Measurements
+from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
+
+# Encodings that `use_extra_bufts` packs anew for the processor, so that a tied output becomes a
+# copy of its own - ggml_repack_get_optimal_repack_type in ggml/src/ggml-cpu/repack.cpp @ 0.3.36.
+REPACKED: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Everything that stays the same while contexts and sets of GPUs are tried."""
+
+    model: Model
+    machine: Machine
+    strategy: Strategy
+    measured: Measurements | None
+    pinning: Pinning
+    cargo: Cargo
+    rooms: Rooms
+    shapes: Shapes
+
+    @property
+    def may_use_ssd(self) -> bool:
+        """Whether experts may stay on SSD: the tier is there, and host weights may be mapped."""
+        return Tier.SSD in self.strategy.hierarchy and self.strategy.load_mode in (
+            None,
+            LoadMode.MMAP,
+            LoadMode.STREAM,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """A problem with one context: what each layer takes is known now."""
+
+    problem: Problem
+    context_tokens: int
+    kv_bytes: tuple[int, ...]
+    freight: Freight
+
+
+def pose(
+    model: Model, machine: Machine, strategy: Strategy, measured: Measurements | None
+) -> Problem:
+    """Return the problem; PinConflict when pins or shares contradict one another."""
+    strategy = replace(
+        strategy,
+        flash_attention=flash_attention(model, strategy),
+        ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
+    )
+    pinning = resolve_pins(model, machine, strategy)
+    return Problem(
+        model=model,
+        machine=machine,
+        strategy=strategy,
+        measured=measured,
+        pinning=pinning,
+        cargo=cargo(model, strategy, pinning),
+        rooms=rooms(machine, strategy),
+        shapes=shapes(model),
+    )
+
+
+def flash_attention(model: Model, strategy: Strategy) -> Toggle:
+    """Return the setting that the model and the KV encoding allow.
+
+    Beliefs: a quantized V cache needs flash attention, and grok cannot have it -
+    `llama_init_from_model` in src/llama-context.cpp @ llama-cpp-python 0.3.36 - checked by
+    tests/engine/test_planner_beliefs.py.
+    """
+    encoding = BY_NAME.get(strategy.kv_encoding_v)
+    is_quantized = encoding is not None and encoding.is_block_quantized
+    wanted = Toggle.OFF if model.architecture == "grok" else strategy.flash_attention
+    if not is_quantized:
+        return wanted
+    if wanted is Toggle.OFF:
+        raise PinConflict(
+            f"KV values as {strategy.kv_encoding_v} need flash attention, which is off for "
+            f"{model.name}; use F16 values"
+        )
+    return Toggle.ON
+
+
+def situation(problem: Problem, context_tokens: int) -> Situation:
+    """Return the problem with one context."""
+    load = problem.cargo
+    try:
+        kv = state_bytes(problem.model, problem.strategy, context_tokens=context_tokens)
+    except ValueError as error:
+        keys, values = problem.strategy.kv_encoding_k, problem.strategy.kv_encoding_v
+        raise PinConflict(
+            f"a KV cache of {keys} keys and {values} values does not suit this model: {error}",
+            hint="use F16 for both",
+        ) from error
+    dense = tuple(
+        dense + cache + state
+        for dense, cache, state in zip(load.dense_bytes, kv, load.recurrent_bytes, strict=True)
+    )
+    layers = tuple(sum(size for _, size in parts) for parts in load.vram_parts)
+    return Situation(
+        problem=problem,
+        context_tokens=context_tokens,
+        kv_bytes=kv,
+        freight=Freight(
+            dense=sums(dense),
+            experts=sums(layers),
+            parts=load.vram_parts,
+            split_layers=problem.strategy.split_layers,
+        ),
+    )
+
+
+def gpu_charges(
+    at: Situation, gpu: Gpu, *, has_output: bool, has_staging: bool, is_pipelined: bool = False
+) -> tuple[tuple[ChargeKind, Sized], ...]:
+    """Return what a GPU is charged before any tensor that is free to move."""
+    problem = at.problem
+    work = Work.LAYERS | Work.EXPERTS | (Work.OUTPUT if has_output else Work.INPUTS)
+    derived = fixed_charges.compute(
+        problem.shapes,
+        problem.strategy,
+        context_tokens=at.context_tokens,
+        work=work,
+        is_pipelined=is_pipelined,
+    )
+    compute = fixed_charges.measured_or(
+        derived, problem.measured, device=gpu.id, context_tokens=at.context_tokens
+    )
+    charges = [
+        (ChargeKind.RUNTIME, fixed_charges.runtime(gpu)),
+        (ChargeKind.COMPUTE, compute),
+    ]
+    if has_staging and compute == derived:  # a measured buffer holds it already
+        charges.append((ChargeKind.STAGING, fixed_charges.staging(gpu, problem.shapes)))
+    return tuple(charges)
+
+
+def host_charges(
+    at: Situation, *, with_gpu: bool, work: Work
+) -> tuple[tuple[ChargeKind, Sized], ...]:
+    """Return what the host is charged before any tensor, for what it computes."""
+    problem = at.problem
+    derived = fixed_charges.compute(
+        problem.shapes, problem.strategy, context_tokens=at.context_tokens, work=work
+    )
+    compute = fixed_charges.measured_or(
+        derived, problem.measured, device=HOST, context_tokens=at.context_tokens
+    )
+    return (
+        (ChargeKind.RUNTIME, fixed_charges.host_runtime(with_gpu=with_gpu)),
+        (ChargeKind.COMPUTE, compute),
+    )
+
+
+def tied_copy_bytes(problem: Problem) -> int:
+    """Return what a tied output on the host takes beside the input: a copy only if repacked."""
+    tied = problem.cargo.tied_output
+    if tied is None or problem.strategy.extra_buffers is Toggle.OFF:
+        return 0
+    return tied.size_bytes if tied.encoding in REPACKED else 0
