@@ -50,6 +50,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (*BASE, *DESCRIPTIONS, "moerun.settings", "moerun.engine", "moerun.runner"),
     ),
     ("moerun.cli", ("moerun",)),
+    ("moerun.__main__", ("moerun.cli",)),
     ("moerun.data", ()),
 )
 # Values and decisions: no input or output, no clock, no chance, no log.
