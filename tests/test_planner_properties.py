@@ -18,7 +18,7 @@ from moerun.model.description import TensorUse
 from moerun.planning.audit import audit
 from moerun.planning.plan import ChargeKind, Plan, Remedy, Shortfall
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import Strategy, Tier, parse_limit
+from moerun.planning.strategy import LoadMode, Strategy, Tier, parse_limit
 from moerun.units import parse_bytes
 from tests.random_cases import Case, a_case
 
@@ -196,8 +196,7 @@ def applied(remedy: Remedy, strategy: Strategy) -> Strategy:
         case "--hierarchy":
             return replace(strategy, hierarchy=tuple(Tier(tier) for tier in value.split(",")))
         case "--load-mode":
-            assert value == "mmap"
-            return replace(strategy, load_mode=None)
+            return replace(strategy, load_mode=LoadMode(value))
         case "--ram":
             return replace(strategy, ram_limit=None if value == "auto" else parse_limit(value))
         case "--vram":

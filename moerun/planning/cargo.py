@@ -121,9 +121,9 @@ def state_bytes(model: Model, strategy: Strategy, *, context_tokens: int) -> tup
     )
 
 
-def sums(values: tuple[int, ...]) -> list[int]:
+def sums(values: tuple[int, ...]) -> tuple[int, ...]:
     """Return running sums that begin with 0, so that `[j] - [i]` is the sum of `i` to `j`."""
-    return [0, *accumulate(values)]
+    return (0, *accumulate(values))
 
 
 def _pins_host_matrices(model: Model, pinning: Pinning) -> bool:

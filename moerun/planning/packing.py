@@ -20,13 +20,13 @@ COARSE_CUTS: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Freight:
-    """The running sums of one model with one context; `dense` includes KV cache and state.
+    """The running sums of one model with one context; dense ones include KV cache and state.
 
-    `experts` sums the parts of `parts`, which may go to a GPU.
+    `expert_sums_bytes` are over `parts`, which may go to a GPU.
     """
 
-    dense: list[int]
-    experts: list[int]
+    dense_sums_bytes: tuple[int, ...]
+    expert_sums_bytes: tuple[int, ...]
     parts: tuple[PartBytes, ...]
     split_layers: bool
 
@@ -74,7 +74,7 @@ def cut(freight: Freight, capacities: tuple[int, ...]) -> tuple[Run, ...] | None
 
 def _greedy_starts(freight: Freight, capacities: tuple[int, ...]) -> tuple[int, ...] | None:
     """Fill devices from the last layer back; the result leaves the fewest layers on the host."""
-    dense = freight.dense
+    dense = freight.dense_sums_bytes
     end = freight.layer_count
     starts: list[int] = []
     for capacity in reversed(capacities):
@@ -96,7 +96,7 @@ def _best_starts(freight: Freight, capacities: tuple[int, ...]) -> tuple[int, ..
     count, devices = freight.layer_count, len(capacities)
     if devices > max(1, count):
         return None
-    dense = freight.dense
+    dense = freight.dense_sums_bytes
     cuts = _cut_points(count, devices)
     # the best (bytes, slack, cuts) of the layers before a cut on the devices so far
     reached: dict[int, tuple[int, int, tuple[int, ...]]] = {0: (0, 1000, ())}
@@ -129,7 +129,7 @@ def _cut_points(count: int, devices: int) -> range:
 
 
 def _placed_bytes(freight: Freight, room: int, first: int, end: int) -> int:
-    experts = freight.experts
+    experts = freight.expert_sums_bytes
     wanted = experts[end] - experts[first]
     if wanted <= room:
         return wanted
@@ -143,8 +143,8 @@ def _placed_bytes(freight: Freight, room: int, first: int, end: int) -> int:
 
 
 def _run(freight: Freight, capacity: int, first: int, end: int) -> Run:
-    room = capacity - (freight.dense[end] - freight.dense[first])
-    experts = freight.experts
+    room = capacity - (freight.dense_sums_bytes[end] - freight.dense_sums_bytes[first])
+    experts = freight.expert_sums_bytes
     start = bisect_left(experts, experts[end] - room, first, end)
     parts: PartBytes = ()
     if freight.split_layers and start > first:

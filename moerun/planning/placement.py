@@ -113,7 +113,7 @@ def best_candidate(at: Situation) -> Candidate | None:
 def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
     """Yield sets of GPUs, without and with staging, and a rank that none of them can beat."""
     load = at.problem.cargo
-    dense, movable = at.freight.dense[-1], at.freight.experts[-1]
+    dense, movable = at.freight.dense_sums_bytes[-1], at.freight.expert_sums_bytes[-1]
     held = sum(size for parts in load.host_parts for _, size in parts)
     for devices in device_sets(at.problem):
         count = len(devices)
@@ -204,8 +204,8 @@ def _taken_bytes(
 
 
 def _run_bytes(freight: Freight, run: Run) -> int:
-    dense = freight.dense[run.end] - freight.dense[run.first]
-    experts = freight.experts[run.end] - freight.experts[run.experts_from]
+    dense = freight.dense_sums_bytes[run.end] - freight.dense_sums_bytes[run.first]
+    experts = freight.expert_sums_bytes[run.end] - freight.expert_sums_bytes[run.experts_from]
     return dense + experts + sum(size for _, size in run.parts)
 
 
@@ -247,7 +247,7 @@ def _host_need(
     return HostNeed(
         work=work,
         fixed_bytes=fixed,
-        layer_bytes=at.freight.dense[host_layers],
+        layer_bytes=at.freight.dense_sums_bytes[host_layers],
         output_bytes=0 if with_gpu else load.output_bytes + tied_copy_bytes(problem),
         staging_bytes=staging,
     )

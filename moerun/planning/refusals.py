@@ -15,7 +15,7 @@ from moerun.planning.contexts import Choice, choose_context, ladder
 from moerun.planning.placement import Candidate
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
 from moerun.planning.situation import Problem, Situation, gpu_charges, pose
-from moerun.planning.strategy import Strategy, Tier, Toggle
+from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
 from moerun.units import MIB, format_gib
 
 _OFFERED: Final = 3
@@ -167,10 +167,10 @@ def _changes(strategy: Strategy) -> Iterator[_Change]:
                 ),
                 strategy=replace(strategy, hierarchy=tiers),
             )
-    if strategy.load_mode is not None:
+    if strategy.load_mode not in (None, LoadMode.MMAP):
         yield _Change(
             remedy=Remedy(flag="--load-mode mmap", explanation="the file is mapped, not copied"),
-            strategy=replace(strategy, load_mode=None),
+            strategy=replace(strategy, load_mode=LoadMode.MMAP),
         )
     if strategy.ram_limit is not None:
         yield _Change(

@@ -121,8 +121,8 @@ def situation(problem: Problem, context_tokens: int) -> Situation:
         context_tokens=context_tokens,
         kv_bytes=kv,
         freight=Freight(
-            dense=sums(dense),
-            experts=sums(layers),
+            dense_sums_bytes=sums(dense),
+            expert_sums_bytes=sums(layers),
             parts=load.vram_parts,
             split_layers=problem.strategy.split_layers,
         ),

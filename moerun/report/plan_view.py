@@ -116,11 +116,15 @@ def _context_sentence(model: Model, plan: Plan) -> str:
         return sentence
     if not rung.fits:
         return f"{sentence}; {rung.context_tokens:,} would not fit"
+    costs = []
+    if rung.layers_moved:
+        costs.append(f"move {rung.layers_moved} layers with their KV cache off the GPUs")
     if rung.expert_bytes_moved:
-        cost = f"would move {format_gib(rung.expert_bytes_moved)} of experts to slower memory"
-    else:
-        cost = "would move no expert"
-    return f"{sentence}; {rung.context_tokens:,} {cost}"
+        costs.append(f"move {format_gib(rung.expert_bytes_moved)} of experts to slower memory")
+    if rung.ends_copy:
+        costs.append("leave no room to copy the host weights")
+    cost = " and ".join(costs) or "move no expert"
+    return f"{sentence}; {rung.context_tokens:,} would {cost}"
 
 
 def _loading_sentence(plan: Plan) -> str:
