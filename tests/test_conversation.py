@@ -12,10 +12,11 @@ from moerun.errors import EngineCrashed, UsageError
 class FakeAnswering:
     """Answers with the count of turns it was given, or raises what it is told to."""
 
-    def __init__(self, *failures, answer=None):
+    def __init__(self, *failures, answer=None, notes=()):
         self.requests = []
         self._failures = list(failures)
         self._answer = answer
+        self._notes = notes
 
     def answer(self, request, on_text):
         self.requests.append(request)
@@ -30,6 +31,7 @@ class FakeAnswering:
             prompt_s=0.0,
             answer_s=0.0,
             seed=1,
+            notes=self._notes,
         )
 
     def describe(self):
@@ -133,6 +135,18 @@ def test_a_question_that_is_refused_is_dropped_and_the_conversation_goes_on():
     assert "Error: too long" in notices
     assert "Hint: say less" in notices
     assert [m.content for m in answering.requests[1].messages] == ["short"]
+
+
+def test_a_conversation_that_fills_the_context_can_be_begun_anew():
+    answering = FakeAnswering(None, UsageError("too long"))
+    _, _, notices, _ = hold("a", "b", answering=answering)
+    assert "Type /clear" in notices
+
+
+def test_what_was_changed_to_fit_the_template_is_told_once():
+    answering = FakeAnswering(notes=("the system message went into the first turn",))
+    _, _, notices, _ = hold("a", "b", answering=answering)
+    assert notices.count("system message went") == 1
 
 
 def test_a_crash_ends_the_conversation():

@@ -10,11 +10,11 @@ import pytest
 from moerun.engine.arguments import BufferReport
 from moerun.errors import MoerunError
 from moerun.machine.description import HOST
+from moerun.machine.probe_processes import process_mark
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Ledger
 from moerun.runner.records import (
     RECORD_SCHEMA,
     RunnerRecord,
-    process_mark,
     read_records,
     record_path,
     remove_record,

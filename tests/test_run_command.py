@@ -4,14 +4,16 @@ from dataclasses import replace
 import pytest
 
 from moerun.cli.app import main
+from moerun.cli.open_model import require_text
 from moerun.engine.arguments import BufferReport, engine_args
 from moerun.engine.interface import GenerationResult, LoadReport, StopReason
+from moerun.errors import UnsupportedModel
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Ledger
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import LoadMode, Strategy
 from moerun.report.answer_view import AnswerWriter
-from moerun.report.buffer_view import buffer_lines
+from moerun.report.buffer_view import buffer_lines, difference_text
 from moerun.report.progress_view import LoadingLine
 from moerun.report.run_document import run_document
 from moerun.report.timing_view import format_duration, timing_lines
@@ -217,8 +219,23 @@ def test_buffers_stand_beside_their_prediction():
         (CARD, "compute"): (0, 7),
     }
     lines = buffer_lines(rows, a_machine(gpus=(GIB,)).label)
-    assert "cpu weights:          planned 1000 B, reported 1005 B (+0.50%)" in lines
-    assert "gpu0 compute:         planned 0 B, reported 7 B" in lines
+    rounding = "equal but for the log's rounding"
+    assert f"cpu weights:          planned 1000 B, reported 1005 B ({rounding})" in lines
+    assert "cpu kv:               planned 200 B, reported 200 B (+0.00%)" in lines
+
+
+@pytest.mark.parametrize(
+    ("planned", "reported", "text"),
+    [
+        (100 * MIB, 101 * MIB, "+1.00%"),
+        (100 * MIB, 99 * MIB, "-1.00%"),
+        (100 * MIB, 100 * MIB + 5243, "equal but for the log's rounding"),
+        (0, 7 * MIB, "not planned"),
+        (5, 5, "+0.00%"),
+    ],
+)
+def test_a_difference_is_told_from_the_rounding_of_the_log(planned, reported, text):
+    assert difference_text(planned, reported) == text
 
 
 @pytest.mark.parametrize(
@@ -245,3 +262,9 @@ def test_a_missing_model_is_told_before_anything_is_loaded(capsys, tmp_path, mon
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("Error:") == 1
+
+
+def test_a_model_that_writes_no_text_is_refused_before_it_is_loaded():
+    require_text(a_model())
+    with pytest.raises(UnsupportedModel, match="does not write text"):
+        require_text(replace(a_model(), generates_text=False))

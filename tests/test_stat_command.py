@@ -4,7 +4,8 @@ import os
 import pytest
 
 from moerun.cli.app import main
-from moerun.runner.records import process_mark, record_path, write_record
+from moerun.machine.probe_processes import process_mark
+from moerun.runner.records import record_path, write_record
 from tests.test_records import a_record
 
 

@@ -124,6 +124,7 @@ class Conversation:
         self._system = system
         self._maximum_tokens = maximum_tokens
         self._turns: tuple[Message, ...] = ()
+        self._told: set[str] = set()
 
     def hold(self) -> None:
         """Read lines and answer them until the end; what kills the runner is raised."""
@@ -153,7 +154,7 @@ class Conversation:
         return head + text.partition(_QUOTES)[0]
 
     def _answer(self, text: str) -> None:
-        from moerun.errors import EngineCrashed, MoerunError
+        from moerun.errors import EngineCrashed, MoerunError, UsageError
         from moerun.report.answer_view import AnswerWriter
         from moerun.report.plain import error_lines
 
@@ -166,16 +167,20 @@ class Conversation:
         )
         writer = AnswerWriter(self._output, is_terminal=True)
         try:
-            self._answering.answer(request, writer.write)
+            result = self._answering.answer(request, writer.write)
         except EngineCrashed:
             raise
         except MoerunError as error:
             # Too long for the context, say: the turn is dropped and the conversation goes on.
             writer.finish()
             self._say(*error_lines(error))
+            if self._turns and isinstance(error, UsageError):
+                self._say("Type /clear to begin anew.")
             return
         writer.finish()
         self._output.write("\n")
+        self._say(*(f"Note: {note}" for note in result.notes if note not in self._told))
+        self._told |= set(result.notes)
         self._turns += (question, Message(role="assistant", content=writer.text))
 
     def _obey(self, line: str) -> bool:

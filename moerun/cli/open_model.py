@@ -19,7 +19,7 @@ from moerun.cli.options import PlacementFlags
 
 if TYPE_CHECKING:
     from moerun.engine.arguments import EngineArgs
-    from moerun.machine.description import Machine
+    from moerun.machine.description import DeviceId, Machine
     from moerun.model.description import Model
     from moerun.planning.plan import Plan
     from moerun.planning.strategy import Strategy
@@ -138,6 +138,7 @@ def opened_model(
     from moerun.runner.mode import describe_mode
     from moerun.runner.parent import Runner
 
+    require_text(asked.model)
     _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
     line = LoadingLine(sys.stderr, asked.model.name, is_shown=not is_quiet)
     with Runner(log_folder=log_folder()) as runner:
@@ -150,6 +151,8 @@ def opened_model(
             )
         finally:
             line.finish()
+        for note in loaded.report.notes:
+            warn(note)
         mode = describe_mode(loaded.plan, asked.model, asked.machine)
         opened = OpenedModel(asked, runner, loaded, mode)
         opened.refresh_record()
@@ -157,6 +160,17 @@ def opened_model(
             yield opened
         finally:
             opened.remove_record()
+
+
+def require_text(model: "Model") -> None:
+    """Refuse a model that does not write one token after the other."""
+    from moerun.errors import UnsupportedModel
+
+    if not model.generates_text:
+        raise UnsupportedModel(
+            f"{model.name} ({model.architecture}) is sound but does not write text",
+            hint="moerun answers with decoder models; `moerun plan` lists those at hand",
+        )
 
 
 def warn(message: str) -> None:
@@ -191,12 +205,17 @@ def _deciding(asked: Asked) -> "Deciding":
 
 
 def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
+    from moerun.machine.description import HOST
     from moerun.runner.loading import Voice
     from moerun.runner.mode import describe_faster, describe_mode
 
+    told: set[str] = set()
+
     def announce(plan: "Plan") -> None:
         for caution in plan.cautions:
-            warn(caution.message)
+            if caution.message not in told:
+                warn(caution.message)
+                told.add(caution.message)
         if is_quiet:
             return
         say(describe_mode(plan, asked.model, asked.machine))
@@ -204,7 +223,10 @@ def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
         if faster is not None:
             say(f"Faster: {faster}")
 
-    return Voice(announce=announce, warn=warn, progress=line.update, label=asked.machine.label)
+    def label(device: "DeviceId") -> str:
+        return "the host" if device == HOST else asked.machine.label(device)
+
+    return Voice(announce=announce, warn=warn, progress=line.update, label=label)
 
 
 def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
@@ -225,7 +247,8 @@ def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
 def _record_of(asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> "RunnerRecord":
     from moerun import __version__
     from moerun.machine.description import HOST, SSD
-    from moerun.runner.records import RunnerRecord, process_mark
+    from moerun.machine.probe_processes import process_mark
+    from moerun.runner.records import RunnerRecord
 
     devices = (*loaded.plan.devices, HOST, SSD)
     return RunnerRecord(

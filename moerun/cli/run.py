@@ -144,6 +144,8 @@ class OneShot:
         answer, result = self._generate(text, shows=not as_json)
         if as_json:
             self._print_json(answer, result)
+        for note in () if is_quiet else result.notes:
+            say(f"Note: {note}")
         if is_verbose:
             print_figures(self._opened, result, load_s=self._load_s, total_s=self._total_s)
         self._opened.refresh_record()

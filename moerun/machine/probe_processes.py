@@ -1,11 +1,13 @@
-"""What NVIDIA's driver says that one process holds on each card.
+"""What is known of one process: whether it is still the same one, and what it holds on each card.
 
-Knows: pynvml's process lists, and that a container may hide the process ids.
+Knows: pynvml's process lists, that a container may hide the process ids, and how a process is told
+from a later one with its number.
 Does not know: host memory, or what the bytes are used for.
 """
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moerun.machine.probe_nvml import short_address
@@ -64,3 +66,25 @@ def _read(nvml: Any, index: int, pid: int) -> ProcessCard | None:
         process_bytes=int(process_bytes) if process_bytes is not None else None,
         used_bytes=used_bytes,
     )
+
+
+def process_mark(pid: int, *, proc: Path = Path("/proc")) -> str | None:
+    """Return a text that no other process with this number has; None when none is alive."""
+    if (proc / "self" / "stat").exists():
+        try:
+            text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+        # Fields follow the name in parentheses, which may itself hold spaces: state is the 3rd
+        # field of all, the start in ticks since boot the 22nd.
+        after_name = text.rpartition(")")[2].split()
+        return None if after_name[0] in "ZX" else f"ticks:{after_name[19]}"
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return f"time:{process.create_time():.2f}"
+    except psutil.Error:
+        return None

@@ -14,7 +14,14 @@ from rich.text import Text
 from moerun.machine.description import HOST, SSD, DeviceId
 from moerun.report.plain import printable
 from moerun.report.timing_view import format_duration
-from moerun.runner.memory_report import DeviceMemory, HostUse, MemoryReport, RowKind
+from moerun.runner.buffer_report import is_rounding
+from moerun.runner.memory_report import (
+    DeviceMemory,
+    HostUse,
+    MemoryReport,
+    MemoryRow,
+    RowKind,
+)
 from moerun.runner.records import RunnerRecord
 from moerun.units import format_gib
 
@@ -90,12 +97,11 @@ def _table(device: DeviceMemory) -> Table:
     for name in ("planned", "reported", "differs", "observed"):
         table.add_column(name, justify="right")
     for row in device.rows:
-        drift = row.drift_fraction
         table.add_row(
             Text(f"  {row.kind}", style=_STYLES[row.kind]),
             format_gib(row.planned_bytes),
             _size(row.reported_bytes),
-            _BLANK if drift is None else f"{drift * 100:+.2f}%",
+            _difference(row),
             _size(row.observed_bytes),
         )
     table.add_row(
@@ -108,6 +114,14 @@ def _table(device: DeviceMemory) -> Table:
     if device.unaccounted_bytes is not None:
         table.add_row("  unaccounted", "", "", "", format_gib(device.unaccounted_bytes))
     return table
+
+
+def _difference(row: MemoryRow) -> str:
+    if row.reported_bytes is None or not row.planned_bytes:
+        return _BLANK
+    if is_rounding(row.planned_bytes, row.reported_bytes):
+        return "rounding"
+    return f"{(row.reported_bytes - row.planned_bytes) / row.planned_bytes * 100:+.2f}%"
 
 
 def _host(host: HostUse) -> Text:

@@ -39,6 +39,7 @@ def run_document(
         "answer_tokens": result.answer_tokens if result else None,
         "seed": result.seed if result else None,
         "timings": _timings(result, loaded, total_s),
+        "notes": [*loaded.report.notes, *(result.notes if result else ())],
         "plan": _plan(loaded, mode, buffers),
         "engine_version": loaded.report.engine_version,
     }

@@ -6,6 +6,7 @@ Does not know: how either came about, or how they are shown.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from moerun.engine.arguments import BufferReport
 from moerun.machine.description import SSD, DeviceId
@@ -17,6 +18,8 @@ _CHARGES = {
     "recurrent": (ChargeKind.RECURRENT_STATE,),
     "compute": (ChargeKind.COMPUTE,),
 }
+# The log prints MiB with two decimals (moerun/engine/load_log.py), so a report is right to this.
+_ROUNDING_BYTES: Final = 5_243
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,13 @@ def _weights(
         )
         for device, mapped in keys
     ]
+
+
+def is_rounding(planned_bytes: int, reported_bytes: int) -> bool:
+    """Whether a difference is no larger than the log's own rounding."""
+    return planned_bytes != reported_bytes and (
+        abs(planned_bytes - reported_bytes) <= _ROUNDING_BYTES
+    )
 
 
 def is_mapped(buffer: BufferReport) -> bool:

@@ -21,6 +21,7 @@ from moerun.codec import from_plain, to_plain
 from moerun.engine.arguments import BufferReport
 from moerun.errors import MoerunError
 from moerun.machine.description import DeviceId
+from moerun.machine.probe_processes import process_mark
 from moerun.planning.plan import Ledger
 from moerun.runner.statistics import MemorySample
 
@@ -126,28 +127,6 @@ def read_records(state: Path, *, mark_of: Callable[[int], str | None] | None = N
             remove_record(state, record.pid)
     ordered = sorted(records, key=lambda record: (record.started_at_s, record.pid))
     return RecordsRead(records=tuple(ordered), notes=tuple(notes))
-
-
-def process_mark(pid: int, *, proc: Path = Path("/proc")) -> str | None:
-    """Return a text that no other process with this number has; None when none is alive."""
-    if (proc / "self" / "stat").exists():
-        try:
-            text = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return None
-        # Fields follow the name in parentheses, which may itself hold spaces: state is the 3rd
-        # field of all, the start in ticks since boot the 22nd.
-        after_name = text.rpartition(")")[2].split()
-        return None if after_name[0] in "ZX" else f"ticks:{after_name[19]}"
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return f"time:{process.create_time():.2f}"
-    except psutil.Error:
-        return None
 
 
 def _read(path: Path) -> RunnerRecord:

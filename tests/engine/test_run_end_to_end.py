@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -34,15 +35,16 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def moerun(environment, tmp_path):
-    def call(*arguments, stdin=b"", **changes):
+    def call(*arguments, stdin=b"", **more):
         return subprocess.run(
             [*MOERUN, *map(str, arguments)],
             input=stdin,
             capture_output=True,
-            env={**environment, **changes},
+            env=environment,
             cwd=tmp_path,
             timeout=LIMIT_S,
             check=False,
+            **more,
         )
 
     return call
@@ -77,6 +79,8 @@ def model(tiny_model):
     return tiny_model("qwen3moe")
 
 
+# As on a device, whose weights are never repacked for the processor.
+SAME_ARITHMETIC = ("--extra-buffers", "off")
 GREEDY = ("--temperature", "0", "--seed", "1", "--num-predict", "12")
 
 
@@ -216,6 +220,16 @@ def test_ctrl_c_ends_the_answer_with_130_and_the_text_so_far(start, moerun, mode
     assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
 
 
+def test_ctrl_c_while_loading_ends_everything(start, moerun, model):
+    process = start("run", model, "hi", "--num-predict", "900")
+    assert b"experts:" in process.stderr.readline()  # said right before loading
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
+
+
 def test_stat_sees_a_runner_while_it_lives(start, moerun, model):
     process = start("run", model, "hi", "--num-predict", "900", "--load-mode", "mmap")
     child = stopped_in_the_middle(process)
@@ -250,6 +264,46 @@ def test_a_runner_that_dies_is_one_sentence_and_exit_code_6(start, moerun, model
     assert ".log" in text
     assert "Traceback" not in text
     assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
+
+
+@pytest.mark.skipif(
+    psutil.virtual_memory().available < 5 << 30, reason="the plan itself needs 4 GiB of memory"
+)
+def test_a_host_that_is_full_is_planned_for_once_more_and_then_told(moerun, model):
+    """The address space of the processes is bounded, which no plan can see."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    done = moerun(
+        "run",
+        model,
+        "hi",
+        "--ctx",
+        "1000000",
+        "--host-margin",
+        "64M",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3_000_000_000, hard)),
+    )
+    lines = [
+        line for line in done.stderr.decode().splitlines() if "Error" in line or "once" in line
+    ]
+    assert done.returncode == 6
+    assert done.stdout == b""
+    assert len(lines) == 2
+    assert "the host ran out of memory while loading" in lines[0]
+    assert "planning once more" in lines[0]
+    assert "also with a larger margin" in lines[1]
+
+
+def test_a_worker_stands_in_for_a_gpu(moerun, model, two_workers):
+    done = moerun("run", model, "hi", *GREEDY, "--json", "--worker", two_workers[0])
+    document = json.loads(done.stdout)
+    assert document["plan"]["devices"][0]["id"].startswith("gpu:RPC")
+    weights = {
+        row["device"]: row for row in document["plan"]["buffers"] if row["name"] == "weights"
+    }
+    on_worker = weights[document["plan"]["devices"][0]["id"]]
+    assert abs(on_worker["drift_fraction"]) < 0.01
+    alone = json.loads(moerun("run", model, "hi", *GREEDY, "--json", *SAME_ARITHMETIC).stdout)
+    assert document["answer"] == alone["answer"]
 
 
 def test_watching_prints_one_document_a_line_until_ctrl_c(start):
