@@ -41,7 +41,7 @@ def resolve_pins(model: Model, machine: Machine, strategy: Strategy) -> Pinning:
             raise PinConflict(
                 f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) matches none of the "
                 f"{len(model.loaded_tensors)} tensors that are loaded",
-                hint="names look like blk.0.ffn_up_exps.weight or output.weight; * stands for any text",
+                hint="names look like blk.0.ffn_up_exps.weight; * stands for any text",
             )
         for tensor in matched:
             _check(pin, device, tensor)
