@@ -144,13 +144,15 @@ def _a_machine(draw: Random, model: Model) -> Machine:
             shares_host_memory=True,
             working_set_limit=limit,
         )
-        return a_machine(gpus=(shared,), ram=ram, available=available, system=system)
-    gpus = []
+        worker = a_gpu(1, free=int(size * draw.uniform(0.02, 0.5)), backend=GpuBackend.RPC)
+        gpus = (shared, worker) if draw.random() < 0.3 else (shared,)
+        return a_machine(gpus=gpus, ram=ram, available=available, system=system)
+    cards = []
     for index in range(draw.choice((0, 1, 1, 1, 2, 2, 2, 3, 5))):
         free = int(size * draw.uniform(0.02, 0.8)) + draw.randrange(2 * GIB)
         backend = draw.choice((GpuBackend.CUDA, GpuBackend.CUDA, GpuBackend.VULKAN, GpuBackend.RPC))
-        gpus.append(a_gpu(index, free=free, total=free + GIB, backend=backend))
-    return a_machine(gpus=gpus, ram=ram, available=available, system=system)
+        cards.append(a_gpu(index, free=free, total=free + GIB, backend=backend))
+    return a_machine(gpus=cards, ram=ram, available=available, system=system)
 
 
 def _a_strategy(draw: Random, model: Model, machine: Machine) -> Strategy:

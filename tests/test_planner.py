@@ -319,6 +319,20 @@ def test_a_gpu_inside_the_processor_is_left_out_beside_a_card():
     assert plan.devices == ("gpu:0000:01:00.0",)
 
 
+def test_a_mac_works_together_with_a_remote_device():
+    shared = a_gpu(
+        0,
+        free=4 * GIB,
+        total=8 * GIB,
+        backend=GpuBackend.METAL,
+        shares_host_memory=True,
+        working_set_limit=4 * GIB,
+    )
+    worker = a_gpu(1, free=3 * GIB, backend=GpuBackend.RPC)
+    plan = planned(a_model(layers=18), a_machine(gpus=[shared, worker], ram=8 * GIB))
+    assert set(plan.devices) == {shared.id, worker.id}
+
+
 def pinned(pattern: str, device: str, strategy: Strategy = FIXED) -> Strategy:
     pin = Pin(pattern=pattern, device=device, origin="--pin")
     return replace(strategy, pins=(*strategy.pins, pin))

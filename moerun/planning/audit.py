@@ -139,7 +139,8 @@ def _budgets(plan: Plan, machine: Machine) -> Iterator[Violation]:
     total = 0
     for room in (*allowed.gpus, allowed.host):
         charged = plan.ledger.total_bytes(room.device)
-        total += charged
+        if room.device == HOST or machine.gpu(room.device).shares_host_memory:
+            total += charged
         if charged > room.budget.budget_bytes:
             yield Violation(
                 rule="budget",

@@ -72,8 +72,10 @@ def usable_gpus(machine: Machine, strategy: Strategy) -> tuple[Gpu, ...]:
     """
     if Tier.VRAM not in strategy.hierarchy:
         return ()
-    own = tuple(gpu for gpu in machine.gpus if not gpu.shares_host_memory)
-    return own or machine.gpus[:1]
+    shared = [gpu.id for gpu in machine.gpus if gpu.shares_host_memory]
+    has_card = any(not gpu.shares_host_memory and not gpu.is_remote for gpu in machine.gpus)
+    left_out = shared if has_card else shared[1:]
+    return tuple(gpu for gpu in machine.gpus if gpu.id not in left_out)
 
 
 def shared_pool_bytes(machine: Machine) -> int:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from moerun.errors import PinConflict
 from moerun.machine.description import HOST, SSD, DeviceId, Machine, is_gpu
 from moerun.model.description import Model, Tensor, TensorRole
+from moerun.planning.budgets import usable_gpus
 from moerun.planning.strategy import Pin, Strategy, Tier
 
 
@@ -70,13 +71,12 @@ def _device(pin: Pin, machine: Machine, strategy: Strategy) -> DeviceId:
             f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) needs {tier.value}, which is "
             f"not in the hierarchy {[str(level) for level in strategy.hierarchy]}"
         )
-    if is_gpu(device) and machine.gpu(device).shares_host_memory:
-        own = [gpu for gpu in machine.gpus if not gpu.shares_host_memory]
-        if own:
-            raise PinConflict(
-                f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) names the GPU inside the "
-                f"processor, which is not used beside {own[0].name}"
-            )
+    usable = {gpu.id for gpu in usable_gpus(machine, strategy)}
+    if is_gpu(device) and device not in usable:
+        raise PinConflict(
+            f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) names a GPU that shares the "
+            "host's memory, which is not used beside another one here"
+        )
     return device
 
 

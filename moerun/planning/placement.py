@@ -157,8 +157,11 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
     used = sum(
         _usable_bytes(at, gpu, has_staging=has_staging) - capacity + _run_bytes(at.freight, run)
         for gpu, capacity, run in zip(devices, capacities, runs, strict=True)
+        if gpu.shares_host_memory
     )
-    return _with_host(at, devices, runs, need=need, left=left, gpu_bytes=used, staged=has_staging)
+    return _with_host(
+        at, devices, runs, need=need, left=left, pool_gpu_bytes=used, staged=has_staging
+    )
 
 
 def _capacities(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> tuple[int, ...]:
@@ -180,7 +183,7 @@ def _usable_bytes(at: Situation, gpu: Gpu, *, has_staging: bool) -> int:
     """Return what a GPU may be charged; of a pool, less what the host needs."""
     problem = at.problem
     usable = problem.rooms.gpu(gpu.id).usable_bytes
-    if problem.rooms.pool_bytes is None:
+    if problem.rooms.pool_bytes is None or not gpu.shares_host_memory:
         return usable
     anything = problem.cargo.vram_parts if has_staging else ()
     need = _host_need(at, host_layers=0, with_gpu=True, left=anything)
@@ -260,14 +263,16 @@ def _with_host(
     *,
     need: HostNeed,
     left: tuple[PartBytes, ...],
-    gpu_bytes: int,
+    pool_gpu_bytes: int,
     staged: bool,
 ) -> Candidate:
     """Fill RAM with the experts that are left, from the last layer on; the rest is on SSD."""
     problem = at.problem
     room = problem.rooms.host.usable_bytes
     if problem.rooms.pool_bytes is not None:
-        room = min(room, problem.rooms.pool_bytes - problem.rooms.host.margin_bytes - gpu_bytes)
+        room = min(
+            room, problem.rooms.pool_bytes - problem.rooms.host.margin_bytes - pool_gpu_bytes
+        )
     expert_room = room - need.total_bytes if Tier.RAM in problem.strategy.hierarchy else 0
     limit = problem.cargo.ram_expert_limit_bytes
     if limit is not None:
