@@ -127,6 +127,14 @@ def test_the_fewest_gpus_that_hold_everything_are_used():
     assert len(both.devices) == 2
 
 
+def test_of_two_gpus_that_would_do_the_faster_is_used():
+    cards = [
+        replace(a_gpu(i, free=16 * GIB), memory_bandwidth_bytes_per_s=b)
+        for i, b in ((0, 3e11), (1, 1e12))
+    ]
+    assert planned(a_model(), a_machine(gpus=cards)).devices == (cards[1].id,)
+
+
 def test_a_local_gpu_is_preferred_to_a_remote_one():
     remote = a_gpu(0, free=16 * GIB, backend=GpuBackend.RPC)
     plan = planned(a_model(), a_machine(gpus=[remote, a_gpu(1, free=16 * GIB)]))
@@ -461,8 +469,9 @@ def test_what_the_engine_measured_replaces_the_formula_for_that_context():
     assert plan.ledger.kind_bytes(gpu, ChargeKind.COMPUTE) == 123 * MIB
     (charge,) = [c for c in plan.ledger.charges if c.device == gpu and c.kind is ChargeKind.COMPUTE]
     assert charge.confidence is Confidence.MEASURED
-    other = plan_placement(model, machine, replace(FIXED, context_tokens=512), measured=measured)
-    assert other.ledger.kind_bytes(gpu, ChargeKind.COMPUTE) != 123 * MIB
+    for strategy in (replace(FIXED, context_tokens=512), replace(FIXED, ubatch_tokens=64)):
+        other = plan_placement(model, machine, strategy, measured=measured)
+        assert other.ledger.kind_bytes(gpu, ChargeKind.COMPUTE) != 123 * MIB
 
 
 def test_quantized_values_switch_flash_attention_on_or_are_refused_without():

@@ -27,6 +27,7 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
         _repack_line(problem, candidate, plan),
+        _thread_line(problem, plan),
     ]
     return tuple(found)
 
@@ -228,6 +229,16 @@ def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision
         subject="repacking for the processor",
         chosen="on" if plan.extra_buffers else "off",
         because=because,
+    )
+
+
+def _thread_line(problem: Problem, plan: Plan) -> Decision:
+    asked = problem.strategy.threads is not None
+    return Decision(
+        step="loading",
+        subject="threads",
+        chosen=str(plan.threads),
+        because="it was asked for" if asked else "one for each physical core",
     )
 
 

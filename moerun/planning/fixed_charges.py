@@ -169,10 +169,17 @@ def compute(
 
 
 def measured_or(
-    derived: Sized, measured: Measurements | None, *, device: str, context_tokens: int
+    derived: Sized,
+    measured: Measurements | None,
+    *,
+    device: str,
+    context_tokens: int,
+    ubatch_tokens: int,
 ) -> Sized:
     """Return what the engine measured for that device and context, else the formula's answer."""
     if measured is None or measured.context_tokens != context_tokens:
+        return derived
+    if measured.ubatch_tokens != ubatch_tokens:
         return derived
     for buffer in measured.buffers:
         if buffer.device == device and buffer.kind is ChargeKind.COMPUTE:

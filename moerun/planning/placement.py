@@ -7,6 +7,7 @@ Does not know: which context is tried next, or how a plan is written down.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
 from typing import Final
 
 from moerun.machine.description import HOST, DeviceId, Gpu
@@ -27,8 +28,11 @@ from moerun.planning.strategy import Tier
 EVERY_SUBSET_UP_TO: Final = 4
 MAX_DEVICES: Final = 16  # llama_max_devices - src/llama.cpp @ llama-cpp-python 0.3.36
 
-Rank = tuple[int, int, int, int, int]
-"""Bytes off the GPUs (dense and state, experts), experts on SSD, devices, remote layers."""
+Rank = tuple[int, int, int, int, int, float]
+"""What is off the GPUs (dense and state, experts), on SSD, devices, remote layers, slowness.
+
+Slowness is the bandwidth of the slowest device, negative; 0 where it is not known.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,7 @@ class Candidate:
     ram_expert_bytes: int
     ssd_expert_bytes: int
     remote_layers: int
+    bandwidth_bytes_per_s: float
     fits: bool
 
     @property
@@ -86,7 +91,8 @@ class Candidate:
     @property
     def rank(self) -> Rank:
         """Return what makes one candidate better than another: less is better."""
-        return (*self.slow_bytes, len(self.devices), self.remote_layers)
+        count = len(self.devices)
+        return (*self.slow_bytes, count, self.remote_layers, -self.bandwidth_bytes_per_s)
 
 
 def best_candidate(at: Situation) -> Candidate | None:
@@ -119,7 +125,7 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
         count = len(devices)
         if not devices:
             output = load.output_bytes + tied_copy_bytes(at.problem)
-            yield (dense + output, movable + held, 0, 0, 0), (), False
+            yield (dense + output, movable + held, 0, 0, 0, 0.0), (), False
             continue
         for has_staging in (False, True):
             room = sum(max(0, left) for left in _capacities(at, devices, has_staging=has_staging))
@@ -127,7 +133,7 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
                 continue  # not everything can be on these GPUs
             host_dense = max(0, dense - room)
             host_experts = movable if host_dense else max(0, dense + movable - room)
-            yield (host_dense, host_experts + held, 0, count, 0), devices, has_staging
+            yield (host_dense, host_experts + held, 0, count, 0, -inf), devices, has_staging
 
 
 def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
@@ -300,6 +306,9 @@ def _with_host(
         ssd_expert_bytes=left_bytes - ram_bytes,
         remote_layers=sum(
             run.end - run.first for gpu, run in zip(devices, runs, strict=True) if gpu.is_remote
+        ),
+        bandwidth_bytes_per_s=min(
+            (gpu.memory_bandwidth_bytes_per_s or 0.0 for gpu in devices), default=0.0
         ),
         fits=fits,
     )

@@ -143,7 +143,11 @@ def gpu_charges(
         is_pipelined=is_pipelined,
     )
     compute = fixed_charges.measured_or(
-        derived, problem.measured, device=gpu.id, context_tokens=at.context_tokens
+        derived,
+        problem.measured,
+        device=gpu.id,
+        context_tokens=at.context_tokens,
+        ubatch_tokens=problem.strategy.ubatch_tokens,
     )
     charges = [
         (ChargeKind.RUNTIME, fixed_charges.runtime(gpu)),
@@ -163,7 +167,11 @@ def host_charges(
         problem.shapes, problem.strategy, context_tokens=at.context_tokens, work=work
     )
     compute = fixed_charges.measured_or(
-        derived, problem.measured, device=HOST, context_tokens=at.context_tokens
+        derived,
+        problem.measured,
+        device=HOST,
+        context_tokens=at.context_tokens,
+        ubatch_tokens=problem.strategy.ubatch_tokens,
     )
     return (
         (ChargeKind.RUNTIME, fixed_charges.host_runtime(with_gpu=with_gpu)),
