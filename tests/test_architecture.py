@@ -80,7 +80,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         "moerun.machine.probe_host",
         "moerun.machine.storage",
         "moerun.runner.statistics",
-        "moerun.runner.records",
+        "moerun.machine.probe_processes",
     ),
     "yaml": ("moerun.settings.nodes",),
     "typer": ("moerun.cli",),

@@ -29,38 +29,70 @@ _LONGEST_PROMPT_BYTES: Final = 32 << 20
 
 @with_placement_flags()
 def run(
-    model: Annotated[str, typer.Argument(help="Name of a model at hand, or path of a GGUF.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Name of a model at hand, or path of a GGUF.")
+    ],
     prompt: Annotated[
         list[str] | None,
-        typer.Argument(help="The prompt; what is piped in is put before it.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT",
+            help="The prompt; what is piped in is put before it.",
+            show_default=False,
+        ),
     ] = None,
     *,
     system: Annotated[
         str | None, typer.Option("--system", metavar="TEXT", help="System message.")
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+        float | None,
+        typer.Option(
+            "--temperature", metavar="NUMBER", min=0.0, help="0 takes the likeliest token."
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", min=0, help="Choose among so many tokens; 0 is all.")
+        int | None,
+        typer.Option("--top-k", metavar="N", min=0, help="Choose among so many tokens; 0 is all."),
     ] = None,
     top_p: Annotated[
-        float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Share of probability kept.")
+        float | None,
+        typer.Option(
+            "--top-p", metavar="SHARE", min=0.0, max=1.0, help="Share of probability kept."
+        ),
     ] = None,
     min_p: Annotated[
         float | None,
-        typer.Option("--min-p", min=0.0, max=1.0, help="Least share of the likeliest token's."),
+        typer.Option(
+            "--min-p",
+            metavar="SHARE",
+            min=0.0,
+            max=1.0,
+            help="Least share of the likeliest token's.",
+        ),
     ] = None,
     repeat_penalty: Annotated[
-        float | None, typer.Option("--repeat-penalty", min=0.01, help="1 is none.")
+        float | None,
+        typer.Option("--repeat-penalty", metavar="NUMBER", min=0.01, help="1 is none."),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option("--seed", min=0, max=2**32 - 2, help="Same seed, same choices; else random."),
+        typer.Option(
+            "--seed",
+            metavar="N",
+            min=0,
+            max=2**32 - 2,
+            help="Same seed, same choices; else random.",
+        ),
     ] = None,
     num_predict: Annotated[
         int | None,
-        typer.Option("--num-predict", "--max-tokens", min=-1, help="Most tokens; -1 is no limit."),
+        typer.Option(
+            "--num-predict",
+            "--max-tokens",
+            metavar="N",
+            min=-1,
+            help="Most tokens; -1 is no limit.",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document with answer and figures.")
