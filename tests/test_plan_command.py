@@ -214,3 +214,11 @@ def test_it_plans_for_the_machine_at_hand(small: str, capsys):
     data = document(capsys, small, "--ram", "64G", "--vram", "auto")
     assert data["machine"]["host"]["physical_cores"] >= 1
     assert data["plan"]["machine_fingerprint"]
+
+
+def test_a_limit_of_no_gpu_is_said_to_do_nothing(small: str, tmp_path: Path, capsys):
+    (tmp_path / "moerun.yaml").write_text("memory_strategy: {vram_limit: 4G}\n")
+    assert main(["plan", small, "--machine", NO_GPU]) == 0
+    assert "Note: vram_limit (./moerun.yaml:1) has no effect" in capsys.readouterr().err
+    assert main(["plan", small, "--machine", TWO_CARDS]) == 0
+    assert "vram_limit" not in capsys.readouterr().err

@@ -27,7 +27,7 @@ def look_at_machine(
     """
     from dataclasses import replace
 
-    from moerun.cli.version import installed_backends
+    from moerun.engine.installation import installed_backends
     from moerun.machine.probe import probe_machine
 
     backends = frozenset(installed_backends())

@@ -98,7 +98,7 @@ class OpenedModel:
 def ask(name: str, flags: PlacementFlags) -> Asked:
     """Read settings and header, look at the machine, and check the engine at its first start."""
     from moerun.cli.machine import look_at_machine
-    from moerun.cli.planning_steps import check_limits, read_named_model, read_settings
+    from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
     from moerun.engine.abi import require_version
     from moerun.engine.check_record import check_engine_once
     from moerun.places import state_folder
@@ -111,7 +111,7 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
     machine = look_at_machine(
         model_path=Path(model.files[0].path), workers=settings.settings.workers
     )
-    check_limits(machine, settings)
+    machine = with_limits_checked(machine, settings)
     strategy = settings.settings.strategy
     if not check.is_sound:
         what = "; ".join(f"{finding.name}: {finding.detail}" for finding in check.problems)

@@ -28,7 +28,8 @@ VARIABLES = {
 @with_placement_flags(can_imagine_machine=True)
 def plan(
     model: Annotated[
-        str | None, typer.Argument(help="A name or a path; all models at hand without it.")
+        str | None,
+        typer.Argument(metavar="MODEL", help="A name or a path; all models at hand without it."),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Add every decision and its reason.")

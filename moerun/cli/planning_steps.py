@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _VRAM_KEY = "vram_limit"
 _RAM_KEY = "ram_limit"
 _LONGEST_NAME = 80
-_GPU_BACKENDS = frozenset({"cuda", "hip", "vulkan", "metal", "sycl"})
+_WITHOUT_GPU = frozenset({"cpu", "blas", "rpc"})
 
 
 def read_settings(flags: PlacementFlags) -> LoadedSettings:
@@ -52,29 +52,12 @@ def machine_to_plan_for(
     machine that has none, and `--ram` memory to one that has less.
     """
     machine = _machine_at_hand_or_in_file(_file(flags.machine_file, "--machine"), model_path)
-    machine = replace(machine, notes=(*machine.notes, *_engine_notes(machine, flags, loaded)))
+    if workers := loaded.settings.workers:
+        note = f"RPC workers are asked only when a model is run: {', '.join(workers)}"
+        machine = replace(machine, notes=(*machine.notes, note))
     machine = _with_imagined_vram(machine, flags, loaded)
     machine = _with_imagined_ram(machine, flags, loaded)
-    check_limits(machine, loaded)
-    return machine
-
-
-def _engine_notes(
-    machine: "Machine", flags: PlacementFlags, loaded: LoadedSettings
-) -> tuple[str, ...]:
-    """Say where a run will differ, for its engine is asked and a plan's is not."""
-    from moerun.engine.installation import installed_backends
-
-    notes = []
-    if workers := loaded.settings.workers:
-        notes.append(f"RPC workers are asked only when a model is run: {', '.join(workers)}")
-    backends = frozenset(installed_backends())
-    if flags.machine_file is None and machine.gpus and backends and not backends & _GPU_BACKENDS:
-        notes.append(
-            "the installed engine was built for the CPU alone, so a run would not use the GPUs "
-            "planned for here; rebuild it with: make run BACKEND=auto"
-        )
-    return tuple(notes)
+    return with_limits_checked(machine, loaded)
 
 
 def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "Machine":
@@ -82,18 +65,25 @@ def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "
         from moerun.machine.document import read_machine
 
         return read_machine(file)
+    from moerun.engine.installation import installed_backends
     from moerun.machine.probe import probe_machine
 
-    return probe_machine(model_path=model_path)
+    backends = frozenset(installed_backends())
+    # An engine for the processor alone has no devices; of any other they are not known unasked.
+    devices = () if backends and backends <= _WITHOUT_GPU else None
+    return probe_machine(model_path=model_path, engine_devices=devices, engine_backends=backends)
 
 
-def check_limits(machine: "Machine", loaded: LoadedSettings) -> None:
-    """Refuse a list of VRAM limits that does not name one for each GPU."""
+def with_limits_checked(machine: "Machine", loaded: LoadedSettings) -> "Machine":
+    """Refuse a list of VRAM limits that does not name one for each GPU; note limits of no GPU."""
     limits = loaded.settings.strategy.vram_limit
-    if limits is None or not machine.gpus or len(limits) in (1, len(machine.gpus)):
-        return
     key = f"memory_strategy.{_VRAM_KEY}"
     origin = loaded.origin(key)
+    if limits is None or (machine.gpus and len(limits) in (1, len(machine.gpus))):
+        return machine
+    if not machine.gpus:
+        note = f"vram_limit ({origin}) has no effect: there is no GPU that could be used"
+        return replace(machine, notes=(*machine.notes, note))
     count = len(machine.gpus)
     raise ConfigError(
         f"{origin}: {len(limits)} limits are given for {count} GPU{'' if count == 1 else 's'}",

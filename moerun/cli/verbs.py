@@ -38,6 +38,19 @@ class VerbCommand(TyperCommand):
         """Return the parameters, that of `--help` included."""
         return _with_lazy_coercion(super().get_params(ctx))
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments and options; of an argument, its name says enough without its type."""
+        rows: dict[str, list[tuple[str, str]]] = {"argument": [], "option": []}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                rows[parameter.param_type_name].append(record)
+        if rows["argument"]:
+            with formatter.section("Arguments"):
+                named = [(name.partition(" <")[0], text) for name, text in rows["argument"]]
+                formatter.write_dl(named)
+        with formatter.section("Options"):
+            formatter.write_dl(rows["option"])
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the variables as a list of their own."""
         _write_variables(self.variables, formatter)
