@@ -141,7 +141,7 @@ def _runner_document(
 
 
 def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wishes) -> None:
-    from moerun.report.console import open_console
+    from moerun.report.console import open_console, page_of
     from moerun.report.memory_view import memory_view, runner_lines
 
     console = open_console()
@@ -152,7 +152,8 @@ def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wi
             console.print(line, soft_wrap=True)
     else:
         for index, (record, report) in enumerate(reports):
-            console.print(memory_view(record, report, is_first=index == 0), soft_wrap=True)
+            view = memory_view(record, report, glyphs=page_of(console).glyphs, is_first=index == 0)
+            console.print(view, soft_wrap=True)
     sys.stdout.flush()
 
 

@@ -5,13 +5,14 @@ Does not know: how anything was sampled or compared.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, assert_never
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from moerun.machine.description import HOST, SSD, DeviceId
+from moerun.report.console import BLOCKS, Glyphs
 from moerun.report.plain import printable
 from moerun.report.timing_view import format_duration
 from moerun.runner.buffer_report import is_rounding
@@ -61,7 +62,7 @@ def runner_lines(
 
 
 def memory_view(
-    record: RunnerRecord, report: MemoryReport, *, is_first: bool = True
+    record: RunnerRecord, report: MemoryReport, *, glyphs: Glyphs = BLOCKS, is_first: bool = True
 ) -> RenderableType:
     """Return one runner: a bar and a table for each device, then the host's use told twice."""
     head = Text("" if is_first else "\n")
@@ -70,13 +71,28 @@ def memory_view(
     labels = dict(record.labels)
     parts: list[RenderableType] = [head]
     for device in report.devices:
-        parts += [Text(), _bar(device, labels), _table(device)]
+        parts += [Text(), _bar(device, labels, glyphs), _table(device, glyphs)]
     if report.host is not None:
         parts += [Text(), _host(report.host)]
     return Group(*parts)
 
 
-def _bar(device: DeviceMemory, labels: dict[DeviceId, str]) -> Text:
+def _glyph(kind: RowKind, glyphs: Glyphs) -> str:
+    """Return the shade of a use, so that bars read without colour, too."""
+    match kind:
+        case RowKind.DENSE:
+            return glyphs.dense
+        case RowKind.EXPERTS:
+            return glyphs.experts
+        case RowKind.KV:
+            return glyphs.state
+        case RowKind.COMPUTE | RowKind.RUNTIME:
+            return glyphs.fixed
+        case _:
+            assert_never(kind)
+
+
+def _bar(device: DeviceMemory, labels: dict[DeviceId, str], glyphs: Glyphs) -> Text:
     """Return the device's rows as shares of a bar, as the engine reports them."""
     text = Text(f"{_label(device.device, labels):<6}")
     sizes = [(row.kind, row.reported_bytes or row.planned_bytes) for row in device.rows]
@@ -85,34 +101,36 @@ def _bar(device: DeviceMemory, labels: dict[DeviceId, str]) -> Text:
     for kind, size in sizes:
         cells = round(_BAR_CELLS * size / total) if total else 0
         cells = min(max(cells, 1), _BAR_CELLS - used_cells)
-        text.append("█" * cells, style=_STYLES[kind])
+        text.append(_glyph(kind, glyphs) * cells, style=_STYLES[kind])
         used_cells += cells
     text.append(f"{' ' * (_BAR_CELLS - used_cells)} {format_gib(total)}")
     return text
 
 
-def _table(device: DeviceMemory) -> Table:
+def _table(device: DeviceMemory, glyphs: Glyphs) -> Table:
     table = Table(box=None, pad_edge=False, show_edge=False, padding=(0, 3, 0, 0))
     table.add_column("")
-    for name in ("planned", "reported", "differs", "observed"):
+    # What lies on SSD is observed where it is used: as pages of the file in memory.
+    seen = "in RAM now" if device.device == SSD else "observed"
+    for name in ("planned", "reported", "differs", seen):
         table.add_column(name, justify="right")
     for row in device.rows:
         table.add_row(
-            Text(f"  {row.kind}", style=_STYLES[row.kind]),
+            Text(f"  {_glyph(row.kind, glyphs)} {row.kind}", style=_STYLES[row.kind]),
             format_gib(row.planned_bytes),
             _size(row.reported_bytes),
             _difference(row),
             _size(row.observed_bytes),
         )
     table.add_row(
-        "  together",
+        "    together",
         format_gib(device.planned_bytes),
         _size(device.reported_bytes),
         "",
         _size(device.observed_bytes),
     )
     if device.unaccounted_bytes is not None:
-        table.add_row("  unaccounted", "", "", "", format_gib(device.unaccounted_bytes))
+        table.add_row("    unaccounted", "", "", "", format_gib(device.unaccounted_bytes))
     return table
 
 

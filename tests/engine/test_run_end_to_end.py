@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from moerun.engine.check_record import FILE_NAME, SCHEMA, engine_key
+
 pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +37,12 @@ def environment(tmp_path_factory):
 
 @pytest.fixture
 def moerun(environment, tmp_path):
-    def call(*arguments, stdin=b"", **more):
+    def call(*arguments, stdin=b"", env=None, **more):
         return subprocess.run(
             [*MOERUN, *map(str, arguments)],
             input=stdin,
             capture_output=True,
-            env=environment,
+            env=env or environment,
             cwd=tmp_path,
             timeout=LIMIT_S,
             check=False,
@@ -304,6 +306,24 @@ def test_a_worker_stands_in_for_a_gpu(moerun, model, two_workers):
     assert abs(on_worker["drift_fraction"]) < 0.01
     alone = json.loads(moerun("run", model, "hi", *GREEDY, "--json", *SAME_ARITHMETIC).stdout)
     assert document["answer"] == alone["answer"]
+
+
+def test_an_engine_that_is_not_as_expected_loads_plainly(environment, moerun, model, tmp_path):
+    problem = {"name": "overrides", "is_ok": False, "detail": "logits differ"}
+    check = {"engine_version": "0.3.36", "findings": [problem]}
+    document = {"schema": SCHEMA, "key": engine_key(), "check": check}
+    (tmp_path / FILE_NAME).write_text(json.dumps(document))
+    unsound = {**environment, "MOERUN_STATE_DIR": str(tmp_path)}
+    done = moerun("run", model, "hi", *GREEDY, "--json", "--vram", "1G", env=unsound)
+    assert done.returncode == 0
+    assert b"Warning: the engine is not as moerun expects it (overrides: logits differ)" in (
+        done.stderr
+    )
+    plan = json.loads(done.stdout)["plan"]
+    assert plan["devices"] == []
+    assert plan["extra_buffers"] is False
+    for row in plan["buffers"]:
+        assert abs(row["drift_fraction"]) < 0.01, row
 
 
 def test_watching_prints_one_document_a_line_until_ctrl_c(start):
