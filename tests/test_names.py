@@ -57,6 +57,8 @@ def test_names_paths_and_other_cases_are_found(places):
         ("zzzz", "No model at hand", "moerun plan"),
         ("folder.gguf", "is a folder", "moerun plan"),
         (" ", "empty", "moerun plan"),
+        ("a" * 5000, "cannot be a path: File name too long", "moerun plan"),
+        ("~no-such-user-here/m.gguf", "cannot be a path", "moerun plan"),
     ],
 )
 def test_what_is_not_there_is_one_sentence_with_what_comes_closest(places, name, message, hint):

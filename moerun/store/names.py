@@ -64,10 +64,7 @@ def resolve_model(
     for model in at_hand:
         if model.name == name:
             return model.path
-    path = folder / Path(name).expanduser()
-    if path.is_dir():
-        raise _directory(path, name)
-    if path.exists():
+    if (path := _existing(name, folder)) is not None:
         return path
     if name.endswith(_ENDING) or os.sep in name or (os.altsep is not None and os.altsep in name):
         raise ModelNotFound(f"There is no file {name}.", hint=_closest(name, at_hand) or _LISTING)
@@ -78,6 +75,18 @@ def resolve_model(
         f"No model at hand is called '{name}'.",
         hint=_closest(name, at_hand) or _LISTING,
     )
+
+
+def _existing(name: str, folder: Path) -> Path | None:
+    """Return the file of that path, None when there is none; a folder is refused."""
+    try:
+        path = folder / Path(name).expanduser()
+        if path.is_dir():
+            raise _directory(path, name)
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:  # too long a name, or `~` of an unknown user
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ModelNotFound(f"{name[:80]} cannot be a path: {reason}.", hint=_LISTING) from error
 
 
 _LISTING: Final = "`moerun plan` lists the models at hand; a path to a .gguf file is one, too"
