@@ -159,7 +159,7 @@ def _a_strategy(draw: Random, model: Model, machine: Machine) -> Strategy:
     strategy = Strategy(
         split_layers=draw.random() < 0.8,
         context_tokens=draw.choice((None, None, 512, 4096, 16384)),
-        extra_buffers=draw.choice((Toggle.AUTO, Toggle.AUTO, Toggle.OFF)),
+        extra_buffers=draw.choice((Toggle.AUTO, Toggle.AUTO, Toggle.OFF, Toggle.ON)),
         flash_attention=draw.choice((Toggle.AUTO, Toggle.ON, Toggle.OFF)),
         ubatch_tokens=draw.choice((128, 512, 2048)),
     )

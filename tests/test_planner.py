@@ -260,6 +260,19 @@ def test_load_mode_and_repacking_follow_what_was_asked():
     assert (plan.load_mode, plan.extra_buffers) == (LoadMode.LOCK, True)
 
 
+def test_repacking_stays_off_where_experts_lie_on_ssd_and_says_so():
+    strategy = replace(FIXED, extra_buffers=Toggle.ON)
+    plan = planned(a_model(layers=10), a_machine(ram=2 * GIB), strategy)
+    assert not plan.extra_buffers
+    assert "repacking-off" in {caution.code for caution in plan.cautions}
+
+
+def test_a_pin_to_ssd_and_a_load_mode_that_reads_everything_exclude_each_other():
+    strategy = pinned("*.ffn_up_exps.*", "ssd", replace(FIXED, load_mode=LoadMode.LOCK))
+    with pytest.raises(PinConflict, match="reads the whole file"):
+        plan_placement(a_model(), a_machine(), strategy)
+
+
 def test_a_copy_that_was_asked_for_and_does_not_fit_is_refused():
     strategy = replace(FIXED, load_mode=LoadMode.COPY)
     with pytest.raises(DoesNotFit) as refusal:

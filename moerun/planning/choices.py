@@ -9,7 +9,7 @@ from typing import Final
 from moerun.machine.description import SSD
 from moerun.planning.placement import Candidate
 from moerun.planning.situation import Problem
-from moerun.planning.strategy import LoadMode, Tier, Toggle
+from moerun.planning.strategy import LoadMode, Toggle
 
 # A copy in RAM is taken when the host part fits this often: reading the file fills the page cache
 # beside the copy, and the rest of the machine wants memory too.
@@ -20,7 +20,7 @@ def load_mode(problem: Problem, candidate: Candidate) -> LoadMode:
     """Return how host weights get into memory."""
     if problem.strategy.load_mode is not None:
         return problem.strategy.load_mode
-    if candidate_uses_ssd(problem, candidate) or problem.rooms.pool_bytes is not None:
+    if has_experts_on_ssd(problem, candidate) or problem.rooms.pool_bytes is not None:
         return LoadMode.MMAP
     fits = host_charge_bytes(candidate) * COPY_FITS_TIMES <= problem.rooms.host.budget.budget_bytes
     return LoadMode.COPY if fits else LoadMode.MMAP
@@ -32,6 +32,8 @@ def extra_buffers(problem: Problem, candidate: Candidate) -> bool:
     Belief: repacked weights are anonymous copies whatever the load mode - `select_weight_buft` in
     src/llama-model-loader.cpp @ llama-cpp-python 0.3.36 - so they never go with a mapping.
     """
+    if has_experts_on_ssd(problem, candidate):
+        return False  # repacking would read all of them into memory
     match problem.strategy.extra_buffers:
         case Toggle.ON:
             return True
@@ -42,10 +44,9 @@ def extra_buffers(problem: Problem, candidate: Candidate) -> bool:
             return load_mode(problem, candidate) in copies
 
 
-def candidate_uses_ssd(problem: Problem, candidate: Candidate) -> bool:
+def has_experts_on_ssd(problem: Problem, candidate: Candidate) -> bool:
     """Whether any expert lies on SSD, pinned ones included."""
-    pinned = problem.cargo.pinned_expert_bytes.get(SSD, 0)
-    return bool(candidate.ssd_expert_bytes or pinned or Tier.RAM not in problem.strategy.hierarchy)
+    return bool(candidate.ssd_expert_bytes or problem.cargo.pinned_expert_bytes.get(SSD, 0))
 
 
 def host_charge_bytes(candidate: Candidate) -> int:

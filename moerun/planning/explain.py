@@ -5,7 +5,7 @@ Does not know: how the choices were found, or how they are shown.
 """
 
 from moerun.machine.description import HOST, SSD, DeviceId
-from moerun.planning.choices import COPY_FITS_TIMES, candidate_uses_ssd, host_charge_bytes
+from moerun.planning.choices import COPY_FITS_TIMES, has_experts_on_ssd, host_charge_bytes
 from moerun.planning.contexts import Choice
 from moerun.planning.placement import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
@@ -195,7 +195,7 @@ def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     budget = format_gib(problem.rooms.host.budget.budget_bytes)
     if problem.strategy.load_mode is not None:
         because = "it was asked for"
-    elif candidate_uses_ssd(problem, candidate):
+    elif has_experts_on_ssd(problem, candidate):
         because = "experts lie on SSD: the system reads them from the mapped file"
     elif problem.rooms.pool_bytes is not None:
         because = "the GPU reads the mapped file in place"
@@ -210,15 +210,15 @@ def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
 
 def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     dense = plan.ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
-    if problem.strategy.extra_buffers is not Toggle.AUTO:
-        because = "it was asked for"
-    elif plan.extra_buffers:
-        because = "host weights are copied anyway, as llama.cpp does by default"
-    elif candidate_uses_ssd(problem, candidate):
+    if has_experts_on_ssd(problem, candidate):
         because = (
             "it is one switch for the whole model, and repacked experts could not stay on SSD; "
             f"{format_gib(dense)} of dense host weights lose it"
         )
+    elif problem.strategy.extra_buffers is not Toggle.AUTO:
+        because = "it was asked for"
+    elif plan.extra_buffers:
+        because = "host weights are copied anyway, as llama.cpp does by default"
     else:
         because = (
             "a repacked weight would be a copy beside the mapped file; "
@@ -257,7 +257,16 @@ def _ssd_cautions(problem: Problem, plan: Plan) -> list[Caution]:
         message += f", {per_token / rate:.1f} s at the {format_gib(int(rate))}/s of this storage"
     if problem.strategy.streaming is StreamingMode.OFF:
         message += "; streaming is off, so the system's page cache alone decides what stays"
-    return [Caution(code="host-part-exceeds-ram", message=message)]
+    found = [Caution(code="host-part-exceeds-ram", message=message)]
+    if problem.strategy.extra_buffers is Toggle.ON:
+        found.append(
+            Caution(
+                code="repacking-off",
+                message="repacking was asked for and stays off: it would copy the experts that lie "
+                "on SSD into memory",
+            )
+        )
+    return found
 
 
 def _context_cautions(problem: Problem, choice: Choice) -> list[Caution]:

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import translate
 from types import MappingProxyType
+from typing import Final
 
 from moerun.errors import PinConflict
 from moerun.machine.description import HOST, SSD, DeviceId, Machine, is_gpu
 from moerun.model.description import Model, Tensor, TensorRole
 from moerun.planning.budgets import usable_gpus
-from moerun.planning.strategy import Pin, Strategy, Tier
+from moerun.planning.strategy import LoadMode, Pin, Strategy, Tier
+
+_READING_ALL: Final = frozenset({LoadMode.COPY, LoadMode.LOCK, LoadMode.DIRECT})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,11 @@ def _device(pin: Pin, machine: Machine, strategy: Strategy) -> DeviceId:
         raise PinConflict(
             f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) needs {tier.value}, which is "
             f"not in the hierarchy {[str(level) for level in strategy.hierarchy]}"
+        )
+    if device == SSD and strategy.load_mode in _READING_ALL:
+        raise PinConflict(
+            f"the pin '{pin.pattern}={pin.device}' ({pin.origin}) leaves tensors on SSD, and the "
+            f"load mode {strategy.load_mode} reads the whole file; use --load-mode mmap"
         )
     usable = {gpu.id for gpu in usable_gpus(machine, strategy)}
     if is_gpu(device) and device not in usable:

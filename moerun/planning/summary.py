@@ -64,11 +64,16 @@ def summarize(model: Model, plan: Plan) -> PlanSummary:
 
 
 def layer_tiers(model: Model, plan: Plan) -> tuple[tuple[Tier, ...], ...]:
-    """Return for each layer the tiers of its experts, fastest first; of its dense part if none.
+    """Return for each layer the tiers of its experts, fastest first; a layer without has none.
 
-    A layer without any weights has no tier.
+    Of a model without experts they are the tiers of the dense weights.
     """
     pinned = {exception.tensor: exception.device for exception in plan.exceptions}
+    if not model.is_sparse:
+        return tuple(
+            (tier_of(plan.layers[layer.index].dense),) if layer.dense_tensors else ()
+            for layer in model.layers
+        )
     return tuple(_tiers_of(layer, plan, pinned) for layer in model.layers)
 
 
@@ -86,8 +91,6 @@ def _tiers_of(layer: Layer, plan: Plan, pinned: dict[str, DeviceId]) -> tuple[Ti
         tier_of(pinned.get(tensor.name) or (parts[tensor.part] if tensor.part else placement.dense))
         for tensor in layer.expert_tensors
     }
-    if not tiers and layer.dense_tensors:
-        tiers = {tier_of(placement.dense)}
     return tuple(tier for tier in Tier if tier in tiers)
 
 
