@@ -1,12 +1,17 @@
 """How plans and tables look, pinned in tests/snapshots, and what holds at any width."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from moerun.report.bars import cell_counts
+from moerun.machine.description import HOST
+from moerun.machine.document import read_machine
+from moerun.planning.planner import plan_placement
+from moerun.planning.strategy import Strategy
+from moerun.report.bars import cell_counts, device_segments
 from moerun.report.console import ASCII, BLOCKS, Page, open_console, page_of, print_lines
 from moerun.report.plan_view import plan_lines
 from tests.plan_pictures import (
@@ -18,6 +23,9 @@ from tests.plan_pictures import (
     plan_picture,
     table_picture,
 )
+from tests.real_shapes import real_model
+
+MACHINES = sorted((Path(__file__).parent / "fixtures" / "machines").glob("*.json"))
 
 
 @pytest.mark.parametrize("name", PICTURES)
@@ -29,6 +37,18 @@ def test_pictures_are_as_they_were_approved(name: str):
 def test_all_pictures_are_drawn_by_something():
     found = {path.stem for pattern in ("plan_*", "models_*") for path in FOLDER.glob(pattern)}
     assert found == set(PICTURES)
+
+
+@pytest.mark.parametrize("path", MACHINES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", ["gpt-oss-20b-mxfp4", "qwen3-235b-a22b-q4_k_m"])
+def test_every_bar_adds_up_to_its_device(path: Path, name: str):
+    model, machine = real_model(name), read_machine(path)
+    plan = plan_placement(model, machine, Strategy())
+    for device in (*plan.devices, HOST):
+        segments = device_segments(machine, plan, device, BLOCKS)
+        budget = next(budget for budget in plan.budgets if budget.device == device)
+        assert sum(segment.size_bytes for segment in segments) == budget.total_bytes
+        assert min(segment.size_bytes for segment in segments) >= 0
 
 
 @pytest.mark.parametrize("columns", [60, 72, 80, 100, 120, 200])

@@ -68,10 +68,44 @@ def cell_counts(sizes: tuple[int, ...], cells: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
+def device_segments(
+    machine: Machine, plan: Plan, device: DeviceId, glyphs: Glyphs
+) -> tuple[Segment, ...]:
+    """Return the stretches of a device's bar; they add up to all of its memory."""
+    groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for kind, size in plan.ledger.by_kind(device):
+        look = _look(kind, device, glyphs)
+        groups.setdefault(look, []).append((_kind_words(kind, device), size))
+    segments = [
+        Segment(
+            glyph=glyph,
+            style=style,
+            size_bytes=sum(size for _, size in found),
+            words=", ".join(f"{words} {format_gib(size)}" for words, size in found),
+        )
+        for (glyph, style), found in groups.items()
+    ]
+    budget = next((b for b in plan.budgets if b.device == device), None)
+    total_bytes = budget.total_bytes if budget is not None else 0
+    usable_bytes = budget.budget_bytes if budget is not None else 0
+    sharers = _sharers(machine, plan, device)
+    shared_bytes = sum(plan.ledger.total_bytes(sharer) for sharer in sharers)
+    free_bytes = max(0, usable_bytes - plan.ledger.total_bytes(device) - shared_bytes)
+    taken_bytes = max(0, total_bytes - usable_bytes)
+    taken = "above the limit" if _is_limited(machine, device, usable_bytes) else "in use now"
+    names = " and ".join(machine.label(sharer) for sharer in sharers)
+    return (
+        *segments,
+        _plain_segment(glyphs.shared, shared_bytes, f"used by {names}"),
+        _plain_segment(glyphs.free, free_bytes, "free"),
+        _plain_segment(glyphs.taken, taken_bytes, taken),
+    )
+
+
 def _memory_lines(
     machine: Machine, plan: Plan, device: DeviceId, name: str, page: Page
 ) -> Iterator[Text]:
-    segments = _segments(machine, plan, device, page.glyphs)
+    segments = device_segments(machine, plan, device, page.glyphs)
     total_bytes = sum(segment.size_bytes for segment in segments)
     used = f"{format_gib(plan.ledger.used_bytes(device))} of {format_gib(total_bytes)}"
     yield _heading(machine.label(device), name, used, page)
@@ -105,36 +139,6 @@ def _storage_lines(model: Model, machine: Machine, plan: Plan, page: Page) -> It
     yield from flow((_words(segments[0]),), page, indent=_INDENT)
 
 
-def _segments(
-    machine: Machine, plan: Plan, device: DeviceId, glyphs: Glyphs
-) -> tuple[Segment, ...]:
-    """Return the stretches of a device's bar; they add up to all of its memory."""
-    groups: dict[tuple[str, str], list[tuple[str, int]]] = {}
-    for kind, size in plan.ledger.by_kind(device):
-        look = _look(kind, device, glyphs)
-        groups.setdefault(look, []).append((_kind_words(kind, device), size))
-    segments = [
-        Segment(
-            glyph=glyph,
-            style=style,
-            size_bytes=sum(size for _, size in found),
-            words=", ".join(f"{words} {format_gib(size)}" for words, size in found),
-        )
-        for (glyph, style), found in groups.items()
-    ]
-    budget = next((b for b in plan.budgets if b.device == device), None)
-    total_bytes = budget.total_bytes if budget is not None else 0
-    usable_bytes = budget.budget_bytes if budget is not None else 0
-    free_bytes = max(0, usable_bytes - plan.ledger.total_bytes(device))
-    taken_bytes = max(0, total_bytes - usable_bytes)
-    taken = "above the limit" if _is_limited(machine, device, usable_bytes) else "in use now"
-    return (
-        *segments,
-        _plain_segment(glyphs.free, free_bytes, "free"),
-        _plain_segment(glyphs.taken, taken_bytes, taken),
-    )
-
-
 def _plain_segment(glyph: str, size_bytes: int, words: str) -> Segment:
     return Segment(
         glyph=glyph,
@@ -142,6 +146,13 @@ def _plain_segment(glyph: str, size_bytes: int, words: str) -> Segment:
         size_bytes=size_bytes,
         words=f"{words} {format_gib(size_bytes)}",
     )
+
+
+def _sharers(machine: Machine, plan: Plan, device: DeviceId) -> tuple[DeviceId, ...]:
+    """Return the devices of the plan whose charges lie in the same memory."""
+    if device != HOST:
+        return (HOST,) if machine.gpu(device).shares_host_memory else ()
+    return tuple(used for used in plan.devices if machine.gpu(used).shares_host_memory)
 
 
 def _is_limited(machine: Machine, device: DeviceId, usable_bytes: int) -> bool:

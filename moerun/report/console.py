@@ -28,15 +28,32 @@ class Glyphs:
     fixed: str
     margin: str
     taken: str
+    shared: str
     free: str
     separator: str
 
 
 BLOCKS: Final = Glyphs(
-    dense="█", experts="▓", state="▒", fixed="░", margin="·", taken="╌", free=" ", separator=" · "
+    dense="█",
+    experts="▓",
+    state="▒",
+    fixed="░",
+    margin="·",
+    taken="╌",
+    shared="▞",
+    free=" ",
+    separator=" · ",
 )
 ASCII: Final = Glyphs(
-    dense="#", experts="=", state="+", fixed="-", margin=".", taken="/", free=" ", separator=" - "
+    dense="#",
+    experts="=",
+    state="+",
+    fixed="-",
+    margin=".",
+    taken="/",
+    shared="%",
+    free=" ",
+    separator=" - ",
 )
 
 

@@ -24,7 +24,7 @@ _STRIP_INDENT: Final = 6
 _STRIP_GROUP: Final = 10
 _LETTERS: Final = {Tier.VRAM: "V", Tier.RAM: "R", Tier.SSD: "S"}
 _TIER_NAMES: Final = {Tier.VRAM: "VRAM", Tier.RAM: "RAM", Tier.SSD: "SSD"}
-_NOTHING: Final = "-"  # a layer without weights
+_NOTHING: Final = "-"  # a layer without experts, or without any weights
 
 
 def plan_lines(
@@ -175,7 +175,7 @@ def _legend(tiers: tuple[tuple[Tier, ...], ...]) -> str:
     if split:
         words.append(f"{', '.join(split)}: partly in slower memory")
     if any(not found for found in tiers):
-        words.append(f"{_NOTHING} no weights")
+        words.append(f"{_NOTHING} none")
     return "  ".join(words)
 
 
