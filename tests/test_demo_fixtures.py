@@ -37,6 +37,14 @@ def test_paraphrases_are_not_in_the_training_text_nor_near_copies(fixtures):
         assert not [phrasing.question for phrasing in near], entry["question"]
 
 
+@pytest.mark.slow
+def test_no_question_of_the_training_text_has_two_answers():
+    intents: dict[str, set[str]] = {}
+    for phrasing in corpus.phrasings():
+        intents.setdefault(corpus.normalized(phrasing.question), set()).add(phrasing.intent)
+    assert not {question: found for question, found in intents.items() if len(found) > 1}
+
+
 def test_development_questions_are_other_ones(fixtures):
     judged = {corpus.normalized(entry["question"]) for entry in fixtures["paraphrases"]}
     for question, intent in DEVELOPMENT_QUESTIONS:
@@ -58,6 +66,21 @@ def test_required_words_are_met_by_the_right_answer_and_by_no_other(fixtures):
             if all(words.lower() in answer.lower() for words in entry["required"])
         }
         assert met_by == {entry["intent"]}, entry["question"]
+
+
+@pytest.mark.slow
+def test_phrasings_of_like_words_are_those_of_the_full_listing():
+    question = "how do i see the plan"
+    words = set(question.split())
+    listed = {
+        phrasing.question
+        for phrasing in corpus.phrasings()
+        if len(words & (w := set(corpus.normalized(phrasing.question).split())))
+        >= 0.7 * len(words | w)
+    }
+    found = {p.question for p in corpus.phrasings_like(question, least_overlap_fraction=0.7)}
+    assert found == listed
+    assert question in found
 
 
 def _asked_in_the_text(question):

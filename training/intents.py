@@ -49,6 +49,10 @@ ABOUT_THE_PROGRAM: Final = (
             "what's {this|it|moerun} {all about|about|good for}",
             "so what {does this thing do|is this thing|is it}",
             "{tell|teach} me the basics of moerun",
+            "my {colleague|boss|friend} {praises|likes|recommends|keeps praising} moerun{|, what "
+            "is it|, what does it offer|but what does it really do}",
+            "what does {moerun|it|this} {offer|give me|bring|do for me}",
+            "{never heard of|first time i see} moerun",
         ),
     ),
     Intent(
@@ -77,6 +81,10 @@ ABOUT_THE_PROGRAM: Final = (
             "what makes it possible to run {big|huge} models {|with little memory|on small "
             "machines}",
             "i {only|just} have {8|16|32} gb, can i run a {huge|big|70 gb|100 gb} {model|moe}",
+            "{a|the} model is {200 gb|huge|100 gigabytes} and my pc {is small|has little "
+            "memory}, how {is that|can that be} {possible|supposed to work}",
+            "how is {that|it} supposed to work with {so little|less} memory",
+            "{doesn't|does not} the whole model {have|need} to be in memory",
         ),
     ),
     Intent(
@@ -100,6 +108,8 @@ ABOUT_THE_PROGRAM: Final = (
             "{is this|are you} a {real person|machine|computer program}",
             "say who you are",
             "what do i call you",
+            "{is there|do i talk to} a human {|behind this|at the other end|there|reading this}",
+            "are you {alive|human|a man|a woman|a program}",
         ),
     ),
     Intent(
@@ -123,6 +133,9 @@ ABOUT_THE_PROGRAM: Final = (
             "{any|some} suggestions {for|on} what to ask",
             "what {sort|kind} of questions can i ask {you|}",
             "i don't know what to ask",
+            "{which|what} {subjects|topics|things} {are you familiar with|do you know|do you "
+            "cover|can you talk about}",
+            "your {topics|knowledge|skills}",
         ),
     ),
     Intent(
@@ -156,6 +169,9 @@ ABOUT_THE_PROGRAM: Final = (
             "{something|anything} to {play with|try} without a {big |}download",
             "what does the demo know",
             "{which|what} {sort|kind} of model is the demo",
+            "a {quick|first|short} {try|test|look} without {downloading|fetching} {gigabytes|"
+            "anything|a model}",
+            "{offline|small|tiny} model to {try|play with}",
         ),
     ),
     Intent(
@@ -173,6 +189,10 @@ ABOUT_THE_PROGRAM: Final = (
             "what {does|can} {moerun|it|this} do that ollama {does not|doesn't|can't}",
             "{advantages|benefits} {over|compared to} ollama",
             "how is this not just ollama",
+            "ollama {works|is fine|does the job} for me, {why|what's better|what is different} "
+            "here",
+            "{what's|what is} better than ollama {here|about it}",
+            "{ollama|lm studio} {already does this|is enough|and moerun}",
         ),
     ),
     Intent(
@@ -191,6 +211,9 @@ ABOUT_THE_PROGRAM: Final = (
             "is {there a|a} {fee|price|subscription} {for it|needed|}",
             "may i {copy|modify|change|sell|distribute|fork} it",
             "who owns the code",
+            "do i {owe|pay} {money|anything|something|anybody} {for it|when i use it at work|}",
+            "{price|cost|fees} of moerun",
+            "{commercial|business|office} use",
         ),
     ),
     Intent(
@@ -211,6 +234,8 @@ ABOUT_THE_PROGRAM: Final = (
             "that ok|does it run}",
             "is python 3.{9|12|13|10} {ok|fine|enough|too old}",
             "what must be installed {before|first|beforehand}",
+            "{something|a version} for {windows 11|windows 10|macos|linux mint|debian}",
+            "{windows|mac|linux} {users|machine|support}",
         ),
     ),
     Intent(
@@ -240,6 +265,9 @@ ABOUT_THE_PROGRAM: Final = (
             "{where do|do} my {questions|chats|inputs|words} go {anywhere|to a company|}",
             "{is|are} {there |}network {connections|traffic|access} {made|used|needed|}",
             "can i {unplug|disconnect|cut} {the internet|the network|the cable}",
+            "i'm {worried|concerned} about {my |}{privacy|data|secrets}",
+            "{privacy|secrets|confidential data}",
+            "does {it|anything} {go out|get out|go online|leave} {|to the web|to a cloud}",
         ),
     ),
 )
@@ -273,6 +301,8 @@ IDEAS: Final = (
             "{teach|tell} me {the basics of|about} {moe|mixture of experts} {models|}",
             "how does a mixture of experts {differ|work}",
             "why {is it|are they} called mixture of experts",
+            "{sparse|moe} {versus|vs|or} dense {|models}",
+            "{what's|what is} {sparse|mixture|moe} about",
         ),
     ),
     Intent(
@@ -302,6 +332,9 @@ IDEAS: Final = (
             "{is|are} {an expert|experts} {a person|a human|small models|a network|a neural "
             "network}",
             "why {are they|is it} called {experts|an expert}",
+            "what are {these|those|the} expert {things|parts|networks} {anyway|}",
+            "{an|one} expert of {a layer|the model}",
+            "expert, what is {it|that}",
         ),
     ),
     Intent(
@@ -334,6 +367,9 @@ IDEAS: Final = (
             "by what {rule|means|mechanism} {are|is} {experts|an expert} {chosen|selected|picked}",
             "{which|what} {part|component|piece} {of the layer |}{decides on|chooses|selects} "
             "{the |}experts",
+            "{by whom|how} are tokens {handed|sent|given|passed} to experts",
+            "{token|expert} {dispatch|selection|choice|assignment}",
+            "what {sends|directs|routes} tokens to {their |}experts",
         ),
     ),
     Intent(
@@ -361,6 +397,10 @@ IDEAS: Final = (
             "token|for a single token}",
             "{is|are} only {some|a few|two} experts {used|active|computed}",
             "what {share|part|fraction} of the {model|experts|weights} is active",
+            "are {all|all sixteen|16|all 16} experts {evaluated|computed|needed|used} {for each|"
+            "per} {word|token}",
+            "two of sixteen",
+            "{k|number of} experts per token",
         ),
     ),
     Intent(
@@ -384,6 +424,8 @@ IDEAS: Final = (
             "time|at each step|by every token}",
             "what {isn't|is not} an expert",
             "what is {shared by|used by|common to} all tokens",
+            "what belongs to {the |}dense {weights|part|half}",
+            "is {attention|the router|the embedding} dense",
         ),
     ),
     Intent(
@@ -426,6 +468,9 @@ IDEAS: Final = (
             "{have|be|be in}",
             "{which|what} models files can {it|i} {load|open|use}",
             "can i {open|view|edit} a gguf",
+            "can i {give|feed|pass} it a {safetensors|pytorch|onnx} {checkpoint|file|model}",
+            "{safetensors|pytorch} {supported|support|or gguf}",
+            "{extension|ending} of {the |}model files",
         ),
     ),
     Intent(
@@ -453,6 +498,9 @@ IDEAS: Final = (
             "what {information|data|things} {is|are|gets} {stored|saved|kept|held} in {the |}kv "
             "cache",
             "which memory grows with {the context|the conversation|longer texts}",
+            "the cache {of|for} keys and values {is|seems} {big|large}, why",
+            "attention {cache|memory}",
+            "keys and values {of attention|cached|}",
         ),
     ),
     Intent(
@@ -478,6 +526,10 @@ IDEAS: Final = (
             "what is {memory mapping|a mapped file|mapping}",
             "{is|are} {the file|files|weights} mapped {into memory|or read|}",
             "how can a file be {used|read} without loading it {|all|completely}",
+            "does the {operating system|os|kernel} {page|load|read} the weights {on demand|when "
+            "needed|lazily|}",
+            "{pages|paging} {from|on} {disk|the file}",
+            "weights {on demand|lazily} from the file",
         ),
     ),
     Intent(
@@ -504,6 +556,8 @@ IDEAS: Final = (
             "what do the {q4|q8|q letters} {names|in the name} {mean|}",
             "{fewer|less} bits {per|for a} weight",
             "{which|what} quant should i {use|take}",
+            "{models|weights} with {4|8|fewer} bits",
+            "how {come|are} {4 bit|8 bit|quantized} models {smaller|made}",
         ),
     ),
     Intent(
@@ -558,6 +612,10 @@ IDEAS: Final = (
             "with little memory}",
             "{is there|do i have|what is the} {quality loss|loss of quality|a loss|loss}",
             "does {quality|accuracy} depend on {where experts lie|placement|the tier|the memory}",
+            "does {shuffling|moving|spreading} {experts|weights|tensors} {around |}{alter|change|"
+            "hurt} {what it says|the text|the answer|quality}",
+            "same {answers|logits|results|quality} {everywhere|wherever experts lie|on ssd}",
+            "{quality|accuracy} {on|with} {ssd|offloading|disk}",
         ),
     ),
 )
@@ -587,6 +645,8 @@ TIERS: Final = (
             "moerun} use",
             "vram, ram, ssd {?|: what is the order|meaning}",
             "what comes after {vram|ram}",
+            "what are the {three|3} {kinds of memory|memories|levels|tiers}",
+            "{kinds|types|levels} of memory {you talk about|in moerun|}",
         ),
     ),
     Intent(
@@ -630,6 +690,9 @@ TIERS: Final = (
             "{experts|weights|tensors} on {the |}{ssd|disk}",
             "where do the {remaining|leftover|other} experts {go|lie|end up}",
             "{is|does} {the |}{disk|ssd} {used|read} {while it runs|during generation|}",
+            "{and |}{the stuff|things|what|weights} that {doesn't|don't|does not} fit in {ram|"
+            "memory} {go|goes|lie|lies|end up} where",
+            "what about {weights|experts} beyond ram",
         ),
     ),
     Intent(
@@ -657,6 +720,8 @@ TIERS: Final = (
             "what is the {strategy|logic|rule|algorithm} {behind|of|for} {placement|the "
             "placement|placing tensors}",
             "how {do you|does it|does moerun} {fill|use|share out} the {vram|gpu|gpu memory}",
+            "{the |}{sequence|order} in which {memory|vram|each tier} {gets|is} filled",
+            "{who|what} {comes|is} first in {vram|memory|line}",
         ),
     ),
     Intent(
@@ -693,6 +758,9 @@ TIERS: Final = (
             "graphics cards}, {are both used|does that work|will it use both|is that used}",
             "{are|will} {both|all} {of my |my |}{gpus|cards} {be |}used",
             "{how|does it work} with {two|several} {gpus|cards}",
+            "{got|i have|with} {a pair of|two|2|three|a couple of} {4090s|3090s|gpus|cards}{, "
+            "can both help|, does that help|, are all used|}",
+            "{both|all|two} {gpus|cards} {together|at once|in parallel}",
         ),
     ),
     Intent(
@@ -716,6 +784,9 @@ TIERS: Final = (
             "{just|only} {a cpu|cpu|the processor} {here|in my machine|available}, {ok|does that "
             "work|enough|is it enough}",
             "{must|should} i buy a {gpu|graphics card}",
+            "is a {graphics card|gpu} {mandatory|a must|compulsory}",
+            "{gpu|graphics card} {mandatory|required|optional|necessary}",
+            "{without|lacking} {a gpu|a graphics card|graphics}",
         ),
     ),
     Intent(
@@ -770,6 +841,10 @@ TIERS: Final = (
             "why does it take {so long|forever|ages|minutes}",
             "{only|just} {one|2|0.5|a few} tokens per second",
             "what {limits|determines|decides} the speed",
+            "{generation|it|output|the answer} {crawls|is a crawl|takes ages|drags|is "
+            "sluggish}{, what can be done|}",
+            "{performance|speed} {is bad|is poor|tips|tuning}",
+            "{low|bad} {speed|throughput|tokens per second}",
         ),
     ),
 )
@@ -794,6 +869,8 @@ COMMANDS: Final = (
             "what {subcommands|verbs|commands} {does moerun know|do you know|can i type}",
             "{usage|synopsis|cheat sheet|command overview}",
             "how is moerun used",
+            "{which|what} {verbs|words|commands} can i {put|type|write} after moerun",
+            "{command line|cli} {overview|reference|usage}",
         ),
     ),
     Intent(
@@ -824,6 +901,10 @@ COMMANDS: Final = (
             "a question|a prompt}",
             "what do i {type|enter|write} {to get an answer|to ask something|for a single answer|"
             "to run it}",
+            "what must i {enter|type} {for|to get} {one|an} answer {from|out of} {my gguf|my "
+            "model|a model}",
+            "{command|syntax} {for|of} {a prompt|running|one question}",
+            "{make|let} {my gguf|my model|a model} {answer|talk|reply|say something}",
         ),
     ),
     Intent(
@@ -851,6 +932,10 @@ COMMANDS: Final = (
             "{ask|send} {another|a second|the next} {question|prompt} {after the first|in the "
             "same session|}",
             "does it remember {what i said|the previous question|earlier questions}",
+            "{i'd like|i want} to {keep|go on} asking {it |}{things|questions|more} {|one after "
+            "the other|in one go}",
+            "{dialogue|dialog|interactive|chat} {session|with memory|in the terminal}",
+            "{a|have a} long {chat|talk} with {it|the model}",
         ),
     ),
     Intent(
@@ -877,6 +962,10 @@ COMMANDS: Final = (
             "{give|hand|attach} {it|the model} a {file|document|text file} {to read|}",
             "use it in a shell {pipeline|pipe}",
             "cat {file|notes.txt|log.txt} | moerun",
+            "could i {send|give|show} it the {contents|content|text} of {my |a }{log file|file|"
+            "document|csv}",
+            "{my|a} {log|csv|text} file as {input|prompt}",
+            "{input|text} from {stdin|a file|another command}",
         ),
     ),
     Intent(
@@ -930,6 +1019,11 @@ COMMANDS: Final = (
             "{show|tell} me {where|which} {tensors|layers|experts} {would go|will go|go|end up}",
             "see the {layout|placement|distribution} {before|without} {loading|running|starting} "
             "{anything|the model|it|}",
+            "{i'd like|i want|let me} {to |}{preview|see} the {placement|layout} {|first|before "
+            "i start}",
+            "a {glance|look} at the {placement|plan|layout} {ahead of time|first|before}",
+            "{would|will} {it|that model|this gguf} {be placed|fit|go} {well|completely in vram|"
+            "in memory}",
         ),
     ),
     Intent(
@@ -976,6 +1070,9 @@ COMMANDS: Final = (
             "{which|what} {gpu|graphics card} {should i|do i need to|must i} buy",
             "simulate {8|12|16|48} {gb|gigabytes} {of vram|of graphics memory|}",
             "act as if {i had|there was} a {gpu|bigger gpu|24 gb gpu}",
+            "{imagine|suppose|assume|say} {a card|a gpu|i had a card} {with|of} {16|12|8|48} {gb|"
+            "gigs}{, what would the plan be|, what then|}",
+            "{plan|planning} {with|for} {a hypothetical|a future|an imaginary|a bigger} {gpu|card}",
         ),
     ),
     Intent(
@@ -998,6 +1095,9 @@ COMMANDS: Final = (
             "pretend {i had|there was|my pc had} {32|64|128} {gb|gigs} {of ram|of system memory|"
             "ram}",
             "is {16|32|64} gb {of ram |ram |}{enough|sufficient}",
+            "what would {64 gb|32 gb|a second memory stick|more memory|twice the ram} {in total |"
+            "}{bring|change|do|help}",
+            "{imagine|suppose|assume|say} {32|64|128} {gb|gigs} of ram",
         ),
     ),
     Intent(
@@ -1039,6 +1139,10 @@ COMMANDS: Final = (
             "somewhere else}",
             "take the {description|facts|hardware} of {another|a different|some other} {machine|"
             "computer}",
+            "plan with the {hardware|specs|description} of {my workmate's|my friend's|another|a "
+            "different} {computer|machine|pc}",
+            "{hardware|specs} of another {machine|computer|pc}",
+            "{my|a} {friend's|colleague's|workmate's} {computer|machine|pc}",
         ),
     ),
     Intent(
@@ -1067,6 +1171,11 @@ COMMANDS: Final = (
             "{i want|give me|show me} {the |}{reasons|reasoning|explanations} {for each decision|"
             "for the choices|}",
             "{make|let} {the planner|it} justify itself",
+            "the plan {surprises me|looks odd|is strange|puzzles me}{, why|, what's the "
+            "rationale|}",
+            "{rationale|justification|grounds|reasoning} {of|for|behind} {the plan|a decision|"
+            "each decision}",
+            "why {exactly |}{so|like this|this placement|these decisions}",
         ),
     ),
     Intent(
@@ -1104,6 +1213,9 @@ COMMANDS: Final = (
             "}{in|as} {json|a json document|structured form}",
             "pipe {the plan|stat|results} into jq",
             "{output|print} {for|to} {scripts|programs|other tools|machines}",
+            "{structured|json} output {please|for a dashboard|for my program|}",
+            "{a|my} {dashboard|script|program|monitoring tool} {needs|wants|reads} {the data|"
+            "json|the numbers}",
         ),
     ),
     Intent(
@@ -1140,6 +1252,9 @@ COMMANDS: Final = (
             "{memory|ram|vram} {report|statistics|use|usage|footprint|overview}",
             "{was|is} the plan {right|accurate|kept}",
             "what is {loaded|running} {|right now|at the moment}",
+            "show the {ram|vram|memory} in use {by the thing that's running|now|by the model|}",
+            "{memory|ram|vram} {now|in use|of the running model|taken by the model}",
+            "{real|actual|measured|observed} memory {use|bytes}",
         ),
     ),
     Intent(
@@ -1163,6 +1278,8 @@ COMMANDS: Final = (
             "statistics} to {keep|be} {refreshing|updating|updated|renewed|live}",
             "{live|real time|continuous} {memory|view|numbers|statistics|monitoring}",
             "like top {but |}for {moerun|memory}",
+            "keep {the stat display|stat|the memory view} {open|current|open and current|fresh}",
+            "{auto|automatic|periodic} {refresh|update} of {stat|memory|the numbers}",
         ),
     ),
     Intent(
@@ -1219,6 +1336,9 @@ COMMANDS: Final = (
             "health check",
             "how much {ram|vram} {do i have|has this machine}",
             "is the engine {ok|working|healthy}",
+            "is my {card|gpu|graphics card} {even |}{visible|known} {to moerun|}",
+            "{gpu|card} {not detected|detection|visible}",
+            "{diagnosis|diagnostics|troubleshooting|check-up}",
         ),
     ),
     Intent(
@@ -1261,6 +1381,10 @@ COMMANDS: Final = (
             "{what|which} {values|settings} are {in effect|active|in use} {now|}",
             "who {set|changed} {this|a|my} {setting|value|option}",
             "{print|dump} {the|all} {config|settings|effective configuration}",
+            "i want to {read|see} the {configuration|settings|values} {that's in force|in force|"
+            "in effect}",
+            "{effective|active|current} {configuration|settings|values}",
+            "{origin|source} of {settings|values|each value}",
         ),
     ),
     Intent(
@@ -1313,6 +1437,9 @@ SETTINGS: Final = (
             "the {path|place|location} of {the |}{config|settings|configuration}",
             "{make|keep} a setting {permanent|for all runs|for one project}",
             "{settings|options} {for|of} {one|a single|this} {project|folder} only",
+            "where on {disk|my machine|the filesystem} is the {configuration|config} {kept|"
+            "stored|}",
+            "{config|settings|yaml} {file|location|path|folder}",
         ),
     ),
     Intent(
@@ -1335,6 +1462,9 @@ SETTINGS: Final = (
             "{what|which} {overrides|beats|overrules} {what|which}",
             "{two|both} {places|files} set {the same|one} {key|setting|value}, {who wins|which "
             "counts|which is used}",
+            "{yaml|the file|config.yaml} says one thing and {the command line|a flag|a variable} "
+            "another",
+            "{priority|precedence|order|rank} of {flags|settings|files|sources}",
         ),
     ),
     Intent(
@@ -1362,6 +1492,8 @@ SETTINGS: Final = (
             "{can|how can} settings be {passed|given|set} {through|by|via|in} the environment",
             "{export|set} MOERUN_{RAM_LIMIT|CTX|VRAM_LIMIT}",
             "settings {without a file|in docker|in a container|from the shell}",
+            "can i {configure|set up} it {using|with|through} variables {in my shell|}",
+            "{shell|environment|env} variables",
         ),
     ),
     Intent(
@@ -1383,6 +1515,8 @@ SETTINGS: Final = (
             "no {colors|colours} thanks",
             "{make|have} the output {plain|without colors|black and white|uncoloured}",
             "my {terminal|log} {shows|has|is full of} {escape codes|color codes|strange codes}",
+            "{monochrome|plain|uncoloured|black and white} output{, how|}",
+            "{turn|switch} {the |}{colours|colors} off",
         ),
     ),
     Intent(
@@ -1431,6 +1565,9 @@ SETTINGS: Final = (
             "only {use|allow} {ram|vram|vram and ram}",
             "{which|what} {key|setting} {turns off|excludes|forbids} {the ssd|a tier|the disk}",
             "{without|no} {ssd|disk|ssd tier}",
+            "{never|don't} let it {touch|use} {my|the} {ssd|disk|drive}",
+            "{forbid|prohibit|ban} {the |}{ssd|disk|vram}",
+            "only {ram|vram} {please|allowed}",
         ),
     ),
     Intent(
@@ -1462,6 +1599,8 @@ SETTINGS: Final = (
             "conservative and} {conservative|adaptive}",
             "adaptive {compared to|against|or} conservative",
             "{moves|move} experts while {running|it runs|the model runs}",
+            "{conservative|adaptive} {policy|mode|setting}{: what's that|, what is it|}",
+            "{cautious|careful|safer} {policy|allocation|mode}",
         ),
     ),
     Intent(
@@ -1487,6 +1626,9 @@ SETTINGS: Final = (
             "gpu} {too|as well|}",
             "don't {fill|use up|use all of|eat} {my|the} {vram|gpu|gpu memory|graphics memory}",
             "use {at most|only|up to} {6|8|10|12} {gb|gigs|g} of {vram|gpu memory|graphics memory}",
+            "cap the {gpu|card|vram} at {10|6|8} {gigabytes|gb|gigs}",
+            "{maximum|most|upper bound of} {vram|gpu memory}",
+            "{only|just} {6|10|12} {gb|gigs} of {my |}{vram|gpu memory} {may|should} be used",
         ),
     ),
     Intent(
@@ -1515,6 +1657,9 @@ SETTINGS: Final = (
             "don't {fill|use up|use all of|eat} {my|the|all my} {ram|system memory|main memory}",
             "use {at most|only|up to} {8|12|24|32} {gb|gigs|g} of {ram|system memory|main memory|"
             "memory}",
+            "only {12|8|20} {gb|gigs} of {my |}{ram|memory} {may|should} be used",
+            "cap {the |}{ram|memory|host memory} at {10|24|8} {gigabytes|gb|gigs}",
+            "{maximum|most|upper bound of} {ram|host memory}",
         ),
     ),
     Intent(
@@ -1593,6 +1738,10 @@ SETTINGS: Final = (
             "layer|some tensors|a tensor|experts} {goes|go|lie}",
             "{manual|own|custom} placement",
             "{tie|attach|send} {layers|tensors} to {a gpu|one gpu|the cpu|a device}",
+            "put the {experts|attention|tensors} of layer {7|3|12} on {gpu1|gpu0|the cpu} {|by "
+            "hand|myself}",
+            "{by hand|manually} {place|put|assign} {tensors|layers|experts}",
+            "{this|that|a given} {tensor|layer} {must|should} {go|be} on {gpu0|gpu1|the cpu}",
         ),
     ),
     Intent(
@@ -1612,6 +1761,9 @@ SETTINGS: Final = (
             "how many tokens {of context |}{do i get|are there|can it handle|can it read} "
             "{without any flags|by default|if i set nothing|if i do nothing|out of the box}",
             "{how much|how many} {context|tokens} {out of the box|without settings}",
+            "without {options|flags|--ctx|settings}, how {many tokens|long|large} {does the "
+            "context have|is the context|is it}",
+            "{default|normal|initial} {number|count} of {context |}tokens",
         ),
     ),
     Intent(
@@ -1635,6 +1787,9 @@ SETTINGS: Final = (
             "{32k|16k|100k|4096|65536} {tokens of |}context",
             "can {it|the model} {read|handle|take} {longer|more|larger} {texts|documents|text|"
             "prompts}",
+            "{32k|64k|20000} tokens of {history|context}{, can i have that|}",
+            "more {tokens|history|text} in the context",
+            "{longer|larger} {history|memory of the conversation|window}",
         ),
     ),
     Intent(
@@ -1668,6 +1823,8 @@ SETTINGS: Final = (
             "what does {8g|80%|g|10gb|a percentage} mean",
             "{are|is} {8g and 8gb|g and gb|a gib and a gb|16g and 16gb} {the same|equal|different}",
             "what does the {g|percent sign|%} {mean|stand for}",
+            "difference between {a gigabyte and a gibibyte|gigabytes and gibibytes|gb and gib}",
+            "{gigabyte|gibibyte} {meaning|or gibibyte}",
         ),
     ),
     Intent(
@@ -1731,6 +1888,8 @@ FAILURES: Final = (
             "{list|table|overview|meaning} of {the |}{exit statuses|exit codes|return codes|"
             "return values|error codes}",
             "how do {scripts|i} {know|tell|see} what {failed|went wrong}",
+            "the {list|meaning} of codes {it can return|it returns|}",
+            "{return|exit} {values|codes|statuses}",
         ),
     ),
     *(
@@ -1779,6 +1938,10 @@ FAILURES: Final = (
             "generating|talks}",
             "{stop|abort|cancel} {writing|it|generation|now|talking|the run}",
             "it won't stop {talking|writing|generating}",
+            "it {babbles|talks|goes|writes} on and on{, how do i make it shut up|, how do i stop "
+            "it|}",
+            "make it {shut up|stop|be quiet}",
+            "{stop|end} {the |}{babbling|answer|output} {early|now}",
         ),
     ),
     Intent(
@@ -1800,6 +1963,9 @@ FAILURES: Final = (
             "{even|not even} the ssd {is not enough|cannot help}",
             "what does it do {if|when} {there isn't|there is not} enough {memory|room|space} {|"
             "for a model|at all}",
+            "nothing fits{, what then|, what does moerun tell me|}",
+            "{it|my model} {is|was} {refused|rejected}",
+            "what {does it tell me|do i read} when {nothing fits|the model is too large}",
         ),
     ),
     Intent(
@@ -1833,6 +1999,8 @@ FAILURES: Final = (
             "it|the program|everything}",
             "what {if|happens if} {llama.cpp|the engine|the runner} {crashes|fails hard|aborts|"
             "segfaults}",
+            "suppose {llama.cpp|the engine} {segfaults|crashes|dies} {halfway|}",
+            "{native|engine|hard} crash",
         ),
     ),
     Intent(
@@ -1852,6 +2020,8 @@ FAILURES: Final = (
             "where {is|do i find|can i see} the {stack trace|traceback} {when|if} {something|"
             "something odd|an error|something strange} {occurs|happens|fails}",
             "{more|full} {details|information} {about|on} {an error|a bug|a failure}",
+            "there's an {odd|unexpected|unknown} {failure|error}{, i want the whole traceback|}",
+            "{whole|complete|full} {traceback|stack trace}",
         ),
     ),
     Intent(
@@ -1868,6 +2038,8 @@ FAILURES: Final = (
             "i {mistyped|misspelled|wrote wrongly|made a typo in} {a key|a setting|something} in "
             "{the yaml|the config|the file|moerun.yaml}",
             "{typo|mistake|error} in {the |my |}{yaml|config|settings|configuration}",
+            "i wrote {vram_limt|hierachy|a wrong name} in my {yaml|config} {by mistake|}",
+            "{wrong|misspelt|invalid} {key|name|value} in {my |the }{yaml|config|settings}",
         ),
     ),
 )
@@ -1889,6 +2061,8 @@ ENGINE_AND_BUILD: Final = (
             "computation|math|calculation|actual work}",
             "what {is it|is moerun} {based|built} on",
             "{which|what} {runtime|inference engine|backend library} {is it|does it use|is used}",
+            "is it llama.cpp that {computes|runs|does it}",
+            "{inference|computation} {library|engine|backend}",
         ),
     ),
     Intent(
@@ -1931,6 +2105,9 @@ ENGINE_AND_BUILD: Final = (
             "{first|initial} {steps|setup|installation}",
             "{fresh|new|clean} {machine|debian|ubuntu|install}, {how do i install it|what do i "
             "type|what now}",
+            "{fresh|new} {ubuntu|debian} {box|machine}, what do i type to get it {all |}installed",
+            "{get|bring} it {up and running|installed|running}",
+            "{installing|setting up|building} {moerun|it|this}",
         ),
     ),
     Intent(
@@ -1951,6 +2128,8 @@ ENGINE_AND_BUILD: Final = (
             "{everything|it|the code|all} {still |}{works|is fine|is right}",
             "i {changed|edited} the code, {how do i test it|how to check it}",
             "{linting|lint|type checks}",
+            "before i send a {patch|change}, which command checks {it|the code}",
+            "{check|verify} {my|a} {patch|change|commit|pull request}",
         ),
     ),
     Intent(
@@ -2020,6 +2199,8 @@ ENGINE_AND_BUILD: Final = (
             "{which|what} {make |}{variable|option} {chooses|sets|selects} {the |}{backend|gpu "
             "backend|cuda}",
             "{cuda|vulkan|metal} {build|version|instead of cpu}",
+            "{nvidia|cuda|metal|gpu} build {please|}",
+            "build {for|with} {nvidia|apple metal|cuda}",
         ),
     ),
     Intent(
@@ -2040,6 +2221,9 @@ ENGINE_AND_BUILD: Final = (
             "i {have|want to run|downloaded} {qwen3|mixtral|deepseek v3|gpt-oss|a dense model|"
             "llama 3}",
             "can i {use|run} {normal|dense|ordinary|non-moe} models",
+            "is {deepseek|qwen|mixtral|gpt-oss|olmoe} among the models that {work|run}",
+            "{list of|which} {models|families} {work|that work|run}",
+            "{qwen3moe|deepseek2|mixtral|gpt-oss}",
         ),
     ),
     Intent(
@@ -2107,6 +2291,8 @@ SMALL_TALK: Final = (
             "perfect|great}",
             "{much|very much} appreciated",
             "{wonderful|excellent|brilliant|super|amazing}",
+            "{thanks|thank you} {a bunch|a ton|so much|again}",
+            "{that|this} is {all i needed|what i needed|clear}",
         ),
     ),
     Intent(

@@ -441,4 +441,23 @@ FIXED: Final = (
     "what do i need to <activity>",
     "{write|compose|make|give|generate} {me |}<work> {|about <thing>|for <person>|about <place>}",
     "can you {write|compose|make} <work> {|about <thing>}",
+    "what's a {good|nice|cheap} {present|gift|toy|card} for {my mother|my wife|a child|my son|dad}",
+    "{score|result|winner} of {yesterday's|last night's|the last} {game|match|race|fight}",
+    "tell me {the score|the result|who won|the news|the time|the date|a lie} {|of the game|please}",
+    "write {a|some} {python|java|bash|c|javascript} {script|program|code|function} that {renames "
+    "files|sorts numbers|downloads images|prints primes|sends mail|counts words|draws a circle}",
+    "{fix|debug|review|explain} {this|my} {python|java|c|sql|bash|excel} {code|script|formula}",
+    "how {long|often|much} {do i|should i|must i} {boil|cook|bake|water|feed|brush|wash|train} "
+    "<thing>",
+    "is it {going to|gonna} {rain|snow|be sunny|be cold} {on friday|tomorrow|this week|in <place>}",
+    "who {painted|wrote|composed|built|discovered|directed|sang} {the mona lisa|hamlet|<thing>|"
+    "titanic|faust|the magic flute|america}",
+    "my {wife|dog|car|boss|knee|phone|plant|son} is {ill|broken|angry|lost|sad|hungry|late}",
+    "{which|what} {party|team|stock|religion|university|car|phone} should i {vote for|support|buy|"
+    "choose|join}",
+    "{i feel|i'm feeling} {sick|lonely|great|depressed|cold}",
+    "{cheap|good|best} {flights|hotels|restaurants|shoes|jobs|schools} {in|to|near} <place>",
+    "what {happened|was} in {1492|1789|1914|1969|2001}",
+    "{synonym|rhyme|antonym|translation} {for|of} {happy|house|love|tree}",
+    "{how|what} are {the kids|your parents|my chances} {feeling|doing|like} {today|}",
 )

@@ -52,7 +52,7 @@ class Recipe:
     learning_rate: float = 2e-3
     warm_up_steps: int = 80
     weight_decay: float = 0.1
-    dropout: float = 0.15
+    dropout: float = 0.1
     balance_weight: float = 0.02
     gradient_norm: float = 1.0
     threads: int = 1
@@ -61,9 +61,9 @@ class Recipe:
 class Log:
     """Prints lines with the seconds since the start and keeps them in a file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_continued: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("w", encoding="utf-8")
+        self._file = path.open("a" if is_continued else "w", encoding="utf-8")
         self._started_s = time.monotonic()
 
     def line(self, text: str) -> None:
@@ -81,9 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=options.seed,
         steps=options.steps,
         longest_minutes=options.minutes,
+        learning_rate=options.learning_rate,
         threads=options.threads,
     )
-    log = Log(options.log)
+    log = Log(options.log, is_continued=options.resume)
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
     log.line(f"recipe {json.dumps(asdict(recipe))}")
@@ -278,6 +279,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--steps", type=int, default=defaults.steps)
     parser.add_argument("--minutes", type=float, default=defaults.longest_minutes)
+    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--threads", type=int, default=defaults.threads)
     parser.add_argument(
         "--output", type=Path, default=ROOT / "moerun" / "data" / "demo", help="folder of the GGUF"

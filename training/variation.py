@@ -44,8 +44,8 @@ OPENINGS: Final = (
     "actually, ",
     "i forgot: ",
     "remind me, ",
-    "for a beginner: ",
-    "as a beginner, ",
+    "for a newcomer: ",
+    "as a newcomer, ",
     "dear helper, ",
     "say, ",
     "but ",
@@ -80,7 +80,7 @@ CLOSINGS: Final = (
     " today",
     " anyway",
     " in short",
-    " for a beginner",
+    " for a newcomer",
     ", please",
     ", can you tell me",
     ", do you know",
@@ -261,7 +261,7 @@ def vary(question: str, rng: random.Random) -> str:
         text = _swap_like_words(text, rng)
     if rng.random() < 0.08:
         text = _keep_key_words(text)
-    if rng.random() < 0.15:
+    if rng.random() < 0.2:
         text = _insert_filler(text, rng)
     if rng.random() < 0.15:
         text = _drop_a_word(text, rng)
@@ -293,8 +293,12 @@ def _keep_key_words(text: str) -> str:
 
 
 def _insert_filler(text: str, rng: random.Random) -> str:
+    """Put in a word that changes nothing; now and then one that nobody knows."""
     words = text.split(" ")
-    words.insert(rng.randint(1, len(words)), rng.choice(FILLERS))
+    filler = rng.choice(FILLERS)
+    if rng.random() < 0.3:
+        filler = "".join(rng.choice(tuple(NEAR_KEYS)) for _ in range(rng.randint(3, 8)))
+    words.insert(rng.randint(1, len(words)), filler)
     return " ".join(words)
 
 
