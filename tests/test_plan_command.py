@@ -135,7 +135,10 @@ def test_a_refusal_tells_numbers_and_what_was_checked_to_fit(large: str, capsys)
     assert main(refused) == 4
     captured = capsys.readouterr()
     assert captured.out == ""
-    error, hint = captured.err.splitlines()
+    error, charges, hint = captured.err.splitlines()
+    assert re.match(
+        r"  \| \d+\.\d GiB are missing; what is needed: expert weights 137\.1 GiB, ", charges
+    )
     assert re.search(r"takes \d+\.\d GiB of RAM, and \d+\.\d GiB may be used", error)
     remedy = re.search(r"checked to fit: (--hierarchy \S+)", hint)
     assert remedy is not None
