@@ -58,7 +58,7 @@ def stderr_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["plan", "x", "--config", "absent.yaml"], 2, "absent.yaml: there is no such file"),
         (["plan", "x", "--config", ""], 2, "--config: '' is not the path"),
         (["plan", "absent"], 3, "No model at hand is called 'absent'"),
-        (["plan", "x" * 5000], 3, "cannot be looked up"),
+        (["plan", "x" * 5000], 3, "too long"),
         (["plan", "nul\0l"], 3, "nul\\x00l"),
         (["plan", os.devnull], 3, os.devnull),
         (["plan", "--machine", "absent.json"], 5, "absent.json does not describe a machine"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moerun.cli.options import PlacementFlags
-from moerun.errors import ConfigError, ModelNotFound, UsageError
+from moerun.errors import ConfigError, UsageError
 from moerun.settings.description import LoadedSettings
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _VRAM_KEY = "vram_limit"
 _RAM_KEY = "ram_limit"
-_LONGEST_NAME = 80
 _WITHOUT_GPU = frozenset({"cpu", "blas", "rpc"})
 
 
@@ -35,12 +34,7 @@ def read_named_model(name: str) -> "Model":
     from moerun.model.gguf_header import read_model
     from moerun.store.names import resolve_model
 
-    try:
-        path = resolve_model(name)
-    except (ValueError, OSError) as error:  # a NUL in it, too long, a folder that is closed
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ModelNotFound(f"'{name[:_LONGEST_NAME]}' cannot be looked up: {reason}") from error
-    return read_model(path)
+    return read_model(resolve_model(name))
 
 
 def machine_to_plan_for(
