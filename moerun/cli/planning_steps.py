@@ -126,4 +126,7 @@ def _file(path: str | None, flag: str) -> Path | None:
         return None
     if not path.strip() or "\0" in path:
         raise UsageError(f"{flag}: '{path}' is not the path of a file")
-    return Path(path).expanduser()
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # `~` of an unknown user
+        raise UsageError(f"{flag}: '{path}' is not the path of a file: {error}") from error
