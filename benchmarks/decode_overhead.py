@@ -26,6 +26,7 @@ from typing import Any
 from unittest.mock import patch
 
 import llama_cpp
+import psutil
 from llama_cpp import llama_cpp as low_level
 
 import moerun
@@ -36,7 +37,6 @@ from moerun.planning.strategy import LoadMode, Toggle
 from moerun.runner.parent import Runner
 from tests.tiny_models import Shape, write_tiny_model
 
-THREADS = 2
 CONTEXT_TOKENS, BATCH_TOKENS = 1024, 512
 PROMPT = "What is a mixture of experts?"
 # The demo model's shape, for the time before the demo model is trained.
@@ -63,19 +63,20 @@ class Result:
     size_gb: float
     tokens: int
     rounds: int
+    threads: int
     tokens_per_s: dict[str, Spread]
     ratio_to_llama_class: Spread
     ratio_to_bare_loop: Spread
     overhead_us_per_token: Spread
 
 
-def measure(label: str, path: Path, *, tokens: int, rounds: int) -> Result:
+def measure(label: str, path: Path, *, tokens: int, rounds: int, threads: int) -> Result:
     """Run every way in turn, so that whatever else the machine does hits all of them alike."""
     with ExitStack() as stack:
         ways: dict[str, Decode] = {
-            "moerun": stack.enter_context(through_the_runner(path)),
-            "Llama": stack.enter_context(through_the_class(path)),
-            "bare loop": stack.enter_context(through_a_bare_loop(path)),
+            "moerun": stack.enter_context(through_the_runner(path, threads)),
+            "Llama": stack.enter_context(through_the_class(path, threads)),
+            "bare loop": stack.enter_context(through_a_bare_loop(path, threads)),
         }
         for decode in ways.values():
             decode(tokens // 4)  # warms caches and the branch of every first call
@@ -92,6 +93,7 @@ def measure(label: str, path: Path, *, tokens: int, rounds: int) -> Result:
         size_gb=path.stat().st_size / 1e9,
         tokens=tokens,
         rounds=rounds,
+        threads=threads,
         tokens_per_s={name: spread([1 / s for s in timed[name]]) for name in names},
         ratio_to_llama_class=spread([b / a for a, b in zip(mine, theirs, strict=True)]),
         ratio_to_bare_loop=spread([b / a for a, b in zip(mine, bare, strict=True)]),
@@ -105,7 +107,7 @@ def spread(values: list[float]) -> Spread:
 
 
 @contextmanager
-def through_the_runner(path: Path) -> Iterator[Decode]:
+def through_the_runner(path: Path, threads: int) -> Iterator[Decode]:
     """Decode as `moerun run` does: a runner process, text as events."""
     arguments = EngineArgs(
         model_path=str(path),
@@ -121,7 +123,7 @@ def through_the_runner(path: Path) -> Iterator[Decode]:
         flash_attention=Toggle.ON,
         extra_buffers=False,
         load_mode=LoadMode.MMAP,
-        threads=THREADS,
+        threads=threads,
     )
     with tempfile.TemporaryDirectory() as folder, Runner(log_folder=Path(folder)) as runner:
         runner.load(arguments)
@@ -141,7 +143,7 @@ def through_the_runner(path: Path) -> Iterator[Decode]:
 
 
 @contextmanager
-def through_the_class(path: Path) -> Iterator[Decode]:
+def through_the_class(path: Path, threads: int) -> Iterator[Decode]:
     """Decode with `llama_cpp.Llama.generate`, which most programs use."""
     defaults = low_level.llama_model_default_params
 
@@ -156,8 +158,8 @@ def through_the_class(path: Path) -> Iterator[Decode]:
             n_ctx=CONTEXT_TOKENS,
             n_batch=BATCH_TOKENS,
             n_ubatch=BATCH_TOKENS,
-            n_threads=THREADS,
-            n_threads_batch=THREADS,
+            n_threads=threads,
+            n_threads_batch=threads,
             flash_attn=True,
             use_mmap=True,
             verbose=False,
@@ -177,7 +179,7 @@ def through_the_class(path: Path) -> Iterator[Decode]:
 
 
 @contextmanager
-def through_a_bare_loop(path: Path) -> Iterator[Decode]:
+def through_a_bare_loop(path: Path, threads: int) -> Iterator[Decode]:
     """Decode with `llama_decode` and a greedy sampler, nothing else."""
     parameters = low_level.llama_model_default_params()
     parameters.use_extra_bufts = False
@@ -186,7 +188,7 @@ def through_a_bare_loop(path: Path) -> Iterator[Decode]:
     context_parameters = low_level.llama_context_default_params()
     context_parameters.n_ctx = CONTEXT_TOKENS
     context_parameters.n_batch = context_parameters.n_ubatch = BATCH_TOKENS
-    context_parameters.n_threads = context_parameters.n_threads_batch = THREADS
+    context_parameters.n_threads = context_parameters.n_threads_batch = threads
     context_parameters.flash_attn_type = 1
     context = low_level.llama_init_from_model(model, context_parameters)
     sampler = low_level.llama_sampler_init_greedy()
@@ -217,7 +219,7 @@ def through_a_bare_loop(path: Path) -> Iterator[Decode]:
 
 def small_model(folder: Path) -> tuple[str, Path]:
     """Return the embedded demo model, or one of its shape while there is none."""
-    embedded = sorted((Path(moerun.__file__).parent / "data").glob("*.gguf"))
+    embedded = sorted((Path(moerun.__file__).parent / "data").rglob("*.gguf"))
     if embedded:
         return "the demo model", embedded[0]
     path = write_tiny_model(folder / "small.gguf", "qwen3moe", shape=DEMO_SHAPE)
@@ -227,7 +229,8 @@ def small_model(folder: Path) -> tuple[str, Path]:
 def table(result: Result) -> str:
     """Return a few lines to read."""
     lines = [
-        f"{result.model}, {result.size_gb:.2f} GB: {result.tokens} tokens, {result.rounds} rounds",
+        f"{result.model}, {result.size_gb:.2f} GB: {result.rounds} rounds of {result.tokens} "
+        f"tokens on {result.threads} threads",
         f"  {'':28}{'min':>10}{'median':>10}{'max':>10}",
     ]
     rows = [(f"{name}, tokens/s", s) for name, s in result.tokens_per_s.items()]
@@ -245,16 +248,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode_overhead")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--model", type=Path, help="use this large model, not a synthetic one")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     options = parser.parse_args()
+    amount = {"rounds": options.rounds, "threads": options.threads}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large = options.model or write_synthetic_model(folder / "synthetic.gguf")
         label, small = small_model(folder)
         results = [
-            measure(large.name, large, tokens=options.tokens, rounds=options.rounds),
-            measure(label, small, tokens=options.tokens * 4, rounds=options.rounds),
+            measure(large.name, large, tokens=options.tokens, **amount),
+            measure(label, small, tokens=options.tokens * 4, **amount),
         ]
     for result in results:
         print(table(result))

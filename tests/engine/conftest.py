@@ -25,6 +25,22 @@ class ChildReport:
     ending: str
 
 
+def child_report(module: str, *arguments: str) -> ChildReport:
+    """Run a module of the tests in a process of its own."""
+    child = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return ChildReport(
+        lines=tuple(json.loads(line) for line in child.stdout.splitlines()),
+        ending=f"exit code {child.returncode}: {child.stderr[-2000:]}",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function that gives the file of an architecture, written once."""
@@ -50,17 +66,6 @@ def run_child(two_workers: tuple[str, str]) -> Callable[[str, Path], ChildReport
 
     @functools.cache
     def run(module: str, model: Path) -> ChildReport:
-        child = subprocess.run(
-            [sys.executable, "-m", module, str(model), *two_workers],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        return ChildReport(
-            lines=tuple(json.loads(line) for line in child.stdout.splitlines()),
-            ending=f"exit code {child.returncode}: {child.stderr[-2000:]}",
-        )
+        return child_report(module, str(model), *two_workers)
 
     return run

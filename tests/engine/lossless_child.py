@@ -17,16 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moerun.codec import to_plain
-from moerun.engine import devices
-from moerun.engine.arguments import EngineArgs, EngineDeviceRef
+from moerun.engine.arguments import EngineArgs
 from moerun.engine.decode import Decoder
 from moerun.engine.llama import LlamaEngine, LlamaSession
 from moerun.engine.load_log import MODEL
 from moerun.errors import MoerunError
-from moerun.machine.description import EngineDevice
-from moerun.machine.gpus import device_id_of
 from moerun.planning.strategy import Toggle
+from tests.engine.builders import device_references
 from tests.engine.placements import (
+    EXPERTS_ON_HOST,
     Placement,
     device_placements,
     host_placement,
@@ -161,7 +160,7 @@ def _difference(
 def matrix(path: Path, workers: tuple[str, ...]) -> Iterator[Comparison]:
     """Yield every combination of settings and placements."""
     references = {}
-    remote = remote_devices(workers)
+    remote = device_references(workers)
     for name, settings, script in SETTINGS:
         expected = plain_logits(path, settings, script)
         assert np.all(np.isfinite(expected)), "the reference itself is not finite"
@@ -181,23 +180,25 @@ def matrix(path: Path, workers: tuple[str, ...]) -> Iterator[Comparison]:
             yield compare_automatic(placement, by_flash_attention)
 
 
-def remote_devices(workers: tuple[str, ...]) -> tuple[EngineDeviceRef, ...]:
-    """Return the first device of each worker, in their order."""
-    listed = devices.list_devices(workers)
-    return tuple(_device_of(worker, listed) for worker in workers)
-
-
-def _device_of(worker: str, listed: tuple[EngineDevice, ...]) -> EngineDeviceRef:
-    for device in listed:
-        if worker in device.description or worker in device.name:
-            return EngineDeviceRef(id=device_id_of(device), engine_name=device.name)
-    raise AssertionError(f"no device of the worker at {worker} among {listed}")
+def matrix_of_threads(path: Path, workers: tuple[str, ...]) -> Iterator[Comparison]:
+    """Yield a long prompt on two threads of the host, with workers of one and of two threads."""
+    settings = Settings(threads=2)
+    expected = plain_logits(path, settings, LONG)
+    listed = device_references(workers)
+    for device, worker in zip(listed, workers, strict=True):
+        # The list of placements wants two devices; those of one are all that is run here.
+        for placement in device_placements(path, settings, (device, device), (worker,)):
+            if placement.name == EXPERTS_ON_HOST:
+                yield compare(worker, placement, LONG, expected)
 
 
 def main(arguments: list[str]) -> None:
     """Print the matrix of the model at the first argument; the others are workers."""
+    combine = matrix
+    if arguments[0] == "--threads":
+        combine, arguments = matrix_of_threads, arguments[1:]
     path, *workers = arguments
-    for comparison in matrix(Path(path), tuple(workers)):
+    for comparison in combine(Path(path), tuple(workers)):
         sys.stdout.write(json.dumps(to_plain(comparison)) + "\n")
         sys.stdout.flush()
 

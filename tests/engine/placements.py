@@ -14,6 +14,7 @@ from tests.engine.plain import Settings
 
 ALL_LAYERS = 99
 EXPERTS = r"\.ffn_(gate|up|down|gate_up)_exps\."
+EXPERTS_ON_HOST = "experts on the host"
 GATE_AND_UP = r"\.ffn_(gate|up|gate_up)_exps\."
 
 
@@ -82,7 +83,7 @@ def device_placements(
     first, second = devices
     return (
         Placement(name="all on a device", args=whole),
-        Placement(name="experts on the host", args=experts_on_host, is_telling=True),
+        Placement(name=EXPERTS_ON_HOST, args=experts_on_host, is_telling=True),
         Placement(
             name="experts copied to the host",
             args=replace(experts_on_host, load_mode=LoadMode.COPY),

@@ -44,7 +44,8 @@ from moerun.planning.plan import ChargeKind, Measurements, Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
 from moerun.units import GIB
-from tests.engine.lossless_child import SHORT, remote_devices, run_script
+from tests.engine.builders import device_references
+from tests.engine.lossless_child import SHORT, run_script
 from tests.engine.plain import Settings, plain_logits
 
 MOST_DRY_RUNS, MOST_SIZES, SIZE_STEP_BYTES = 3, 8, 40_000
@@ -270,7 +271,7 @@ def main(arguments: list[str]) -> None:
     path, *workers = arguments
     expected = plain_logits(Path(path), SETTINGS, SHORT)
     model = read_model(path)
-    for planned in plans(model, remote_devices(tuple(workers))):
+    for planned in plans(model, device_references(tuple(workers))):
         run = carry_out(planned, model, expected)
         sys.stdout.write(json.dumps(to_plain(run)) + "\n")
         sys.stdout.flush()

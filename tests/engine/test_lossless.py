@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from moerun.codec import from_plain
-from tests.engine.lossless_child import AUTOMATIC, SETTINGS, Comparison
+from moerun.engine.rpc_worker import loopback_worker
+from tests.engine.conftest import child_report
+from tests.engine.lossless_child import AUTOMATIC, LONG, SETTINGS, Comparison
 from tests.engine.planned_child import PlannedRun
 from tests.tiny_models import ARCHITECTURES, DENSE_ARCHITECTURES, MOE_ARCHITECTURES
 
@@ -69,6 +71,28 @@ def test_flash_attention_left_to_the_engine_may_depend_on_the_placement(matrix_o
 
     assert chosen["experts on the host"] == f"{AUTOMATIC}: on"
     assert chosen["the last layer on a device"] == f"{AUTOMATIC}: off"
+
+
+def test_the_threads_of_a_worker_are_part_of_the_arithmetic(
+    tiny_model: Callable[[str], Path], two_workers: tuple[str, str]
+):
+    """Flash attention over 512 cells or more splits them over the threads of its device.
+
+    ggml_compute_forward_flash_attn_ext_f16, ggml/src/ggml-cpu/ops.cpp @ 0.3.36.
+    """
+    with loopback_worker(threads=2) as worker:
+        report = child_report(
+            "tests.engine.lossless_child",
+            "--threads",
+            str(tiny_model("qwen3moe")),
+            worker,
+            two_workers[0],
+        )
+    assert len(report.lines) == 2, report.ending
+    first, second = (from_plain(Comparison, line) for line in report.lines)
+
+    assert first.rows_apart == 0
+    assert second.rows_apart == len(LONG.steps)  # batches are not split over threads
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
