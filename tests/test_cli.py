@@ -63,7 +63,7 @@ def stderr_of(capsys: pytest.CaptureFixture[str]) -> list[str]:
         (["plan", os.devnull], 3, os.devnull),
         (["plan", "--machine", "~nobody-here/x"], 2, "--machine: '~nobody-here/x' is not"),
         (["plan", "--machine", "x" * 5000], 5, "does not describe a machine: File name too long"),
-        (["plan", "--config", "x" * 5000], 2, "there is no such file"),
+        (["plan", "--config", "x" * 5000], 2, "cannot be read: File name too long"),
         (["plan", "--machine", "absent.json"], 5, "absent.json does not describe a machine"),
         (["plan", "--machine", os.devnull], 5, "does not describe a machine"),
     ],

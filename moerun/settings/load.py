@@ -144,7 +144,7 @@ def _file_layers(
             _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
             _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
         )
-    if not os.path.lexists(file):
+    if _read_file(file, str(file)) is None:
         raise _error(str(file), "there is no such file")
     return (_of_file(file, str(file)),)
 
