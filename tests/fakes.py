@@ -101,6 +101,10 @@ class FakeSession:
                     pieces += 1
                     time.sleep(0.001)
                 reason = StopReason.CANCELLED
+            case "stubborn":  # deep in native code, where no cancel is looked at
+                while True:
+                    on_text("tick ")
+                    time.sleep(0.001)
             case "signal":
                 on_text("before ")
                 sys.stderr.write("fake: about to die\n")

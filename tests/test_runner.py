@@ -13,6 +13,7 @@ from moerun.engine.interface import GenerationRequest, Message, StopReason
 from moerun.errors import EngineCrashed, EngineOutOfMemory, EngineRefused, UsageError
 from moerun.planning.strategy import LoadMode, Toggle
 from moerun.runner import protocol
+from moerun.runner.interruption import interrupts
 from moerun.runner.parent import Runner
 from moerun.runner.protocol import RunnerFault
 from moerun.runner.statistics import MemorySample
@@ -106,6 +107,38 @@ def test_an_answer_is_cancelled_from_another_thread_and_the_next_one_is_not(runn
     pieces, result = answer(runner, "say on")
     assert pieces == ["on"]
     assert result.stop_reason is StopReason.END
+
+
+def test_ctrl_c_ends_the_answer_with_its_result(runner):
+    runner.load(some_args())
+    before = signal.getsignal(signal.SIGINT)
+
+    def press_once(_):
+        if not interruption.has_happened:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with interrupts(runner.cancel) as interruption:
+        result = runner.generate(prompt("forever"), on_text=press_once)
+    assert result.stop_reason is StopReason.CANCELLED
+    assert interruption.has_happened
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_leaves_a_runner_that_does_not_heed_the_first(tmp_path):
+    def press(_):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def work():
+        with Runner(log_folder=tmp_path, engine=FAKE_ENGINE) as runner:
+            runner.load(some_args())
+            pids.append(runner.pid)
+            with interrupts(runner.cancel):
+                runner.generate(prompt("stubborn"), on_text=press)
+
+    pids: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not is_alive(pids[0])
 
 
 def test_statistics_come_while_an_answer_is_made(runner):
@@ -245,11 +278,23 @@ def test_another_protocol_is_refused(tmp_path):
 
 
 def test_an_engine_that_cannot_be_made_says_why(tmp_path):
+    runner = Runner(log_folder=tmp_path, engine=FAILING_ENGINE)
+    runner.start()
+    pid = runner.pid
     with pytest.raises(EngineRefused, match="no such library") as refused:
-        Runner(log_folder=tmp_path, engine=FAILING_ENGINE).start()
+        runner.measure(some_args())
     assert refused.value.hint == "install it"
+    assert not is_alive(pid)
+    runner = Runner(log_folder=tmp_path, engine=NO_ENGINE)
+    runner.start()
     with pytest.raises(RunnerFault, match="NoSuchEngine"):
-        Runner(log_folder=tmp_path, engine=NO_ENGINE).start()
+        runner.measure(some_args())
+
+
+def test_a_runner_that_was_never_asked_anything_ends_at_once(tmp_path):
+    with Runner(log_folder=tmp_path, engine=FAKE_ENGINE) as runner:
+        pid = runner.pid
+    assert not is_alive(pid)
 
 
 def test_the_exit_of_the_context_ends_the_process_even_in_the_middle(tmp_path):

@@ -75,6 +75,15 @@ def test_a_log_is_for_this_user_and_only_the_newest_are_kept(tmp_path):
     assert "runner-old-24.log" in left
 
 
+def test_a_log_in_which_nothing_was_written_is_removed(tmp_path):
+    empty, full = tmp_path / "a", tmp_path / "b"
+    empty.touch()
+    full.write_text("x")
+    for path in (empty, full, tmp_path / "absent"):
+        logs.drop_empty(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_two_logs_of_one_second_have_two_names(tmp_path):
     first, one = logs.open_log(tmp_path)
     second, two = logs.open_log(tmp_path)

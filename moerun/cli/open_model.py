@@ -129,28 +129,21 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
 
 @contextmanager
 def opened_model(
-    asked: Asked, *, is_quiet: bool = False, is_verbose: bool = False
+    name: str, flags: PlacementFlags, *, is_quiet: bool = False, is_verbose: bool = False
 ) -> Iterator[OpenedModel]:
-    """Load by a measured plan and keep a record; the runner ends with the context."""
+    """Load by a measured plan and keep a record; the runner ends with the context.
+
+    The runner comes up while settings, model and machine are asked.
+    """
     from moerun.places import log_folder
-    from moerun.report.progress_view import LoadingLine
-    from moerun.runner.loading import load_as_planned
     from moerun.runner.mode import describe_mode
     from moerun.runner.parent import Runner
 
-    require_text(asked.model)
-    _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
-    line = LoadingLine(sys.stderr, asked.model.name, is_shown=not is_quiet)
     with Runner(log_folder=log_folder()) as runner:
-        try:
-            loaded = load_as_planned(
-                runner,
-                asked.strategy,
-                deciding=_deciding(asked),
-                voice=_voice(asked, line, is_quiet=is_quiet),
-            )
-        finally:
-            line.finish()
+        asked = ask(name, flags)
+        require_text(asked.model)
+        _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
+        loaded = _load(asked, runner, is_quiet=is_quiet)
         for note in loaded.report.notes:
             warn(note)
         mode = describe_mode(loaded.plan, asked.model, asked.machine)
@@ -160,6 +153,22 @@ def opened_model(
             yield opened
         finally:
             opened.remove_record()
+
+
+def _load(asked: Asked, runner: "Runner", *, is_quiet: bool) -> "Loaded":
+    from moerun.report.progress_view import LoadingLine
+    from moerun.runner.loading import load_as_planned
+
+    line = LoadingLine(sys.stderr, asked.model.name, is_shown=not is_quiet)
+    try:
+        return load_as_planned(
+            runner,
+            asked.strategy,
+            deciding=_deciding(asked),
+            voice=_voice(asked, line, is_quiet=is_quiet),
+        )
+    finally:
+        line.finish()
 
 
 def require_text(model: "Model") -> None:

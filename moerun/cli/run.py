@@ -113,7 +113,7 @@ def run(
     Ctrl-C ends the answer; a one-shot prompt then exits with 130. An empty prompt ("") loads the
     model and exits.
     """
-    from moerun.cli.open_model import ask, opened_model
+    from moerun.cli.open_model import opened_model
     from moerun.engine.interface import Sampling
 
     if is_dry_run:
@@ -129,9 +129,8 @@ def run(
         seed=seed,
     )
     limit = None if num_predict in (None, -1) else num_predict
-    asked = ask(model, flags)
     started_s = time.monotonic()
-    with opened_model(asked, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
+    with opened_model(model, flags, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
         if text is None:
             from moerun.cli.conversation import hold_conversation
 

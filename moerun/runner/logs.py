@@ -49,6 +49,15 @@ def read_tail(path: Path, *, size_bytes: int = 64 << 10) -> str:
         return ""
 
 
+def drop_empty(path: Path) -> None:
+    """Remove a log in which nothing was written."""
+    try:
+        if path.stat().st_size == 0:
+            path.unlink()
+    except OSError:
+        return  # it is gone, or will be with the oldest
+
+
 def bound_log(descriptor: int, *, largest_bytes: int = LARGEST_LOG_BYTES) -> bool:
     """Cut a log that has grown past its bound to its tail; whether that was done.
 

@@ -55,6 +55,7 @@ class Runner:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[object]] = {}
         self._generating: int | None = None
+        self._greeting: int | None = None
         self._write_lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
@@ -85,7 +86,11 @@ class Runner:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the process and greet it; EngineCrashed or EngineMismatch when it fails."""
+        """Start the process and greet it, without waiting for its answer.
+
+        It takes a third of a second to come up, in which its parent has other things to do. The
+        first request waits for it, and raises what went wrong.
+        """
         self.log_path, log = logs.open_log(self._log_folder)
         self._memory_kills = endings.memory_kills()
         self._has_ended.clear()
@@ -108,17 +113,10 @@ class Runner:
         self._reader = threading.Thread(
             target=self._read_events, args=(self._process.stdout,), daemon=True
         )
+        self._greeting, hello = next(self._numbers), protocol.Hello(protocol=protocol.PROTOCOL)
+        self._waiting[self._greeting] = queue.SimpleQueue()
         self._reader.start()
-        try:
-            self._ask(
-                protocol.Hello(protocol=protocol.PROTOCOL),
-                protocol.Ready,
-                doing="started",
-                timeout_s=_START_TIMEOUT_S,
-            )
-        except BaseException:
-            self.close(at_once=True)
-            raise
+        self._write(self._greeting, hello)
 
     def restart(self) -> None:
         """Start again with a fresh process, as after a load that ran out of memory."""
@@ -198,6 +196,9 @@ class Runner:
         process, self._process = self._process, None
         if process is None:
             return
+        if self._greeting is not None:  # nobody asked it anything
+            del self._waiting[self._greeting]
+            self._greeting, at_once = None, True
         if not at_once and process.poll() is None:
             with contextlib.suppress(MoerunError):
                 self._process = process
@@ -214,6 +215,8 @@ class Runner:
             if stream is not None:
                 with contextlib.suppress(OSError):  # what was not flushed has no reader any more
                     stream.close()
+        if self.log_path is not None:
+            logs.drop_empty(self.log_path)
 
     def _command(self) -> list[str]:
         # -P: the working folder may be anybody's, and must not provide modules.
@@ -236,12 +239,40 @@ class Runner:
         number: int | None = None,
     ) -> Answer:
         """Send a request and wait for its answer; raises what the runner reports."""
+        self._await_greeting()
         number = next(self._numbers) if number is None else number
-        events: queue.SimpleQueue[object] = queue.SimpleQueue()
-        self._waiting[number] = events
+        self._waiting[number] = queue.SimpleQueue()
         try:
             self._write(number, request)
-            waited_s = 0.0
+        except EngineRefused:
+            del self._waiting[number]
+            raise
+        return self._await(number, expected, doing=doing, on_event=on_event, timeout_s=timeout_s)
+
+    def _await_greeting(self) -> None:
+        """Wait until a runner that was started is there; one that fails to come is ended."""
+        greeting, self._greeting = self._greeting, None
+        if greeting is None:
+            return
+        try:
+            self._await(greeting, protocol.Ready, doing="started", timeout_s=_START_TIMEOUT_S)
+        except BaseException:
+            self.close(at_once=True)
+            raise
+
+    def _await(
+        self,
+        number: int,
+        expected: type[Answer],
+        *,
+        doing: str,
+        on_event: Callable[[Event], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> Answer:
+        """Wait for the answer to a request that was sent."""
+        events = self._waiting[number]
+        waited_s = 0.0
+        try:
             while True:
                 try:
                     event = events.get(timeout=_POLL_S)
