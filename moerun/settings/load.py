@@ -126,27 +126,13 @@ def _of_files(
 ) -> tuple[Iterator[_Assignment], ...]:
     """Return the layers of files: the one that was named, else the user's and the project's."""
     if file is not None:
-        if not file.exists():
+        if _read_file(file, str(file)) is None:
             raise _error(str(file), "there is no such file")
         return (_of_file(file, str(file)),)
     return (
         _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
         _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
     )
-
-
-def _file_layers(
-    file: Path | None, folder: Path, user_folder: Path
-) -> tuple[Iterator[_Assignment], ...]:
-    """Return what the files set: the user's and the project's, or the one that was named."""
-    if file is None:
-        return (
-            _of_file(user_folder / USER_FILE, str(user_folder / USER_FILE)),
-            _of_file(folder / PROJECT_FILE, f"./{PROJECT_FILE}", is_of_project=True),
-        )
-    if _read_file(file, str(file)) is None:
-        raise _error(str(file), "there is no such file")
-    return (_of_file(file, str(file)),)
 
 
 def _of_file(path: Path, origin: str, *, is_of_project: bool = False) -> Iterator[_Assignment]:
