@@ -32,7 +32,7 @@ from llama_cpp import llama_cpp as low_level
 import moerun
 from benchmarks.synthetic_model import write_synthetic_model
 from moerun.engine.arguments import EngineArgs
-from moerun.engine.interface import GenerationRequest, Sampling
+from moerun.engine.interface import GenerationRequest, Message, Sampling
 from moerun.planning.strategy import LoadMode, Toggle
 from moerun.runner.parent import Runner
 from tests.tiny_models import Shape, write_tiny_model
@@ -70,11 +70,13 @@ class Result:
     overhead_us_per_token: Spread
 
 
-def measure(label: str, path: Path, *, tokens: int, rounds: int, threads: int) -> Result:
+def measure(
+    label: str, path: Path, *, tokens: int, rounds: int, threads: int, as_chat: bool = False
+) -> Result:
     """Run every way in turn, so that whatever else the machine does hits all of them alike."""
     with ExitStack() as stack:
         ways: dict[str, Decode] = {
-            "moerun": stack.enter_context(through_the_runner(path, threads)),
+            "moerun": stack.enter_context(through_the_runner(path, threads, as_chat=as_chat)),
             "Llama": stack.enter_context(through_the_class(path, threads)),
             "bare loop": stack.enter_context(through_a_bare_loop(path, threads)),
         }
@@ -107,8 +109,11 @@ def spread(values: list[float]) -> Spread:
 
 
 @contextmanager
-def through_the_runner(path: Path, threads: int) -> Iterator[Decode]:
-    """Decode as `moerun run` does: a runner process, text as events."""
+def through_the_runner(path: Path, threads: int, *, as_chat: bool) -> Iterator[Decode]:
+    """Decode as `moerun run` does: a runner process, text as events.
+
+    A trained model answers only what is asked in its own template, and ends its answers.
+    """
     arguments = EngineArgs(
         model_path=str(path),
         devices=(),
@@ -130,8 +135,9 @@ def through_the_runner(path: Path, threads: int) -> Iterator[Decode]:
 
         def decode(tokens: int) -> float:
             request = GenerationRequest(
+                messages=(Message(role="user", content=PROMPT),) if as_chat else (),
                 prompt=PROMPT,
-                sampling=Sampling(temperature=0.0),
+                sampling=Sampling(temperature=0.0, repeat_penalty=1.0),
                 maximum_tokens=tokens + 1,
             )
             pieces: list[str] = []
@@ -217,13 +223,13 @@ def through_a_bare_loop(path: Path, threads: int) -> Iterator[Decode]:
     low_level.llama_model_free(model)
 
 
-def small_model(folder: Path) -> tuple[str, Path]:
-    """Return the embedded demo model, or one of its shape while there is none."""
+def small_model(folder: Path) -> tuple[str, Path, bool]:
+    """Return the embedded demo model, or one of its shape while there is none, and if it chats."""
     embedded = sorted((Path(moerun.__file__).parent / "data").rglob("*.gguf"))
     if embedded:
-        return "the demo model", embedded[0]
+        return "the demo model", embedded[0], True
     path = write_tiny_model(folder / "small.gguf", "qwen3moe", shape=DEMO_SHAPE)
-    return "random weights of the demo model's size", path
+    return "random weights of the demo model's size", path, False
 
 
 def table(result: Result) -> str:
@@ -256,10 +262,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         large = options.model or write_synthetic_model(folder / "synthetic.gguf")
-        label, small = small_model(folder)
+        label, small, as_chat = small_model(folder)
         results = [
             measure(large.name, large, tokens=options.tokens, **amount),
-            measure(label, small, tokens=options.tokens * 4, **amount),
+            measure(label, small, tokens=options.tokens * 4, as_chat=as_chat, **amount),
         ]
     for result in results:
         print(table(result))
