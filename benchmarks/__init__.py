@@ -1,0 +1,1 @@
+"""Measurements beside plain llama-cpp-python; `make bench` runs them."""
