@@ -171,7 +171,7 @@ def _look(kind: ChargeKind, device: DeviceId, glyphs: Glyphs) -> tuple[str, str]
         case ChargeKind.KV_CACHE | ChargeKind.RECURRENT_STATE:
             return glyphs.state, "cyan"
         case ChargeKind.COMPUTE | ChargeKind.RUNTIME | ChargeKind.STAGING:
-            return glyphs.fixed, "white"
+            return glyphs.fixed, ""  # the terminal's own colour: white is lost on white
         case ChargeKind.MARGIN:
             return glyphs.margin, "dim"
         case _:
