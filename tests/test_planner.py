@@ -14,41 +14,28 @@ from moerun.machine.description import (
     HOST,
     SSD,
     WINDOWS,
-    DeviceId,
     GpuBackend,
-    Machine,
 )
 from moerun.model.description import ExpertPart, Model, TensorRole
-from moerun.planning.audit import audit
 from moerun.planning.budgets import WINDOWS_DESKTOP_BYTES, rooms
 from moerun.planning.plan import (
     ChargeKind,
     Confidence,
     MeasuredBuffer,
     Measurements,
-    Plan,
     Shortfall,
 )
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import (
     AllocationPolicy,
-    ExpertResidency,
     Limit,
     LoadMode,
-    Pin,
     Strategy,
     Tier,
     Toggle,
 )
 from tests.builders import GIB, MIB, a_gpu, a_layer, a_machine, a_model
-
-FIXED = Strategy(context_tokens=4096, gpu_margin_bytes=0, host_margin_bytes=0)
-
-
-def planned(model: Model, machine: Machine, strategy: Strategy = FIXED) -> Plan:
-    plan = plan_placement(model, machine, strategy)
-    assert audit(plan, model, machine) == ()
-    return plan
+from tests.planned import FIXED, planned
 
 
 def overhead(model: Model, strategy: Strategy = FIXED) -> int:
@@ -267,17 +254,17 @@ def test_repacking_stays_off_where_experts_lie_on_ssd_and_says_so():
     assert "repacking-off" in {caution.code for caution in plan.cautions}
 
 
-def test_a_pin_to_ssd_and_a_load_mode_that_reads_everything_exclude_each_other():
-    strategy = pinned("*.ffn_up_exps.*", "ssd", replace(FIXED, load_mode=LoadMode.LOCK))
-    with pytest.raises(PinConflict, match="reads the whole file"):
-        plan_placement(a_model(), a_machine(), strategy)
-
-
 def test_a_copy_that_was_asked_for_and_does_not_fit_is_refused():
     strategy = replace(FIXED, load_mode=LoadMode.COPY)
     with pytest.raises(DoesNotFit) as refusal:
         plan_placement(a_model(layers=10), a_machine(ram=2 * GIB), strategy)
     assert "--load-mode mmap" in str(refusal.value.hint)
+
+
+def test_the_load_mode_of_a_later_version_is_as_if_nothing_was_asked():
+    model, machine = a_model(layers=4), a_machine(ram=8 * GIB)
+    plan = planned(model, machine, replace(FIXED, load_mode=LoadMode.STREAM))
+    assert plan == planned(model, machine)
 
 
 def test_threads_are_physical_cores_unless_set():
@@ -352,113 +339,6 @@ def test_a_mac_works_together_with_a_remote_device():
     worker = a_gpu(1, free=3 * GIB, backend=GpuBackend.RPC)
     plan = planned(a_model(layers=18), a_machine(gpus=[shared, worker], ram=8 * GIB))
     assert set(plan.devices) == {shared.id, worker.id}
-
-
-def pinned(pattern: str, device: str, strategy: Strategy = FIXED) -> Strategy:
-    pin = Pin(pattern=pattern, device=device, origin="--pin")
-    return replace(strategy, pins=(*strategy.pins, pin))
-
-
-def test_pins_are_honoured_and_the_rest_is_planned_around_them():
-    model = a_model(layers=4)
-    machine = a_machine(gpus=[16 * GIB])
-    plan = planned(model, machine, pinned("blk.3.ffn_down_exps.*", "cpu"))
-    assert plan.layers[3].expert_device(ExpertPart.DOWN) == HOST
-    assert plan.layers[3].expert_device(ExpertPart.UP) == plan.devices[0]
-    assert {device for _, device in plan.layers[0].experts} == {plan.devices[0]}
-
-
-def test_a_pinned_dense_tensor_is_an_exception_to_its_layer():
-    plan = planned(a_model(), a_machine(gpus=[16 * GIB]), pinned("blk.1.attn_q.weight", "cpu"))
-    (exception,) = plan.exceptions
-    assert (exception.tensor, exception.device) == ("blk.1.attn_q.weight", HOST)
-    assert plan.layers[1].dense == plan.devices[0]
-
-
-def test_the_first_layers_experts_stay_on_the_cpu_when_counted():
-    plan = planned(a_model(), a_machine(gpus=[16 * GIB]), replace(FIXED, cpu_expert_layers=3))
-    assert [p.experts[0][1] == HOST for p in plan.layers] == [True, True, True, False]
-
-
-@pytest.mark.parametrize(
-    ("pattern", "device", "said"),
-    [
-        ("blk.9.*", "cpu", "matches none"),
-        ("blk.0.*", "gpu7", "names a device that is not here"),
-        ("blk.0.attn_q.weight", "ssd", "every token needs it"),
-        ("token_embd.weight", "gpu0", "looks tokens up on the host"),
-        ("blk.*", "gpu0", "left there"),
-    ],
-)
-def test_pins_that_cannot_be_honoured_are_refused(pattern: str, device: str, said: str):
-    with pytest.raises(PinConflict, match=said):
-        plan_placement(
-            a_model(layers=8), a_machine(gpus=[2 * GIB], ram=2 * GIB), pinned(pattern, device)
-        )
-
-
-def test_two_pins_that_disagree_are_refused():
-    strategy = pinned("blk.0.*", "cpu", pinned("*.ffn_up_exps.*", "gpu0"))
-    with pytest.raises(PinConflict, match="keep one of the two"):
-        plan_placement(a_model(), a_machine(gpus=[16 * GIB]), strategy)
-
-
-def test_a_pin_to_a_tier_outside_the_hierarchy_is_refused():
-    strategy = pinned("*.ffn_up_exps.*", "ssd", replace(FIXED, hierarchy=(Tier.VRAM, Tier.RAM)))
-    with pytest.raises(PinConflict, match="not in the hierarchy"):
-        plan_placement(a_model(), a_machine(), strategy)
-
-
-def test_pins_that_overfill_ram_are_told_from_a_model_that_does_not_fit():
-    strategy = pinned("*exps*", "cpu")
-    with pytest.raises(PinConflict, match="without the pins it fits"):
-        plan_placement(a_model(layers=10), a_machine(ram=2 * GIB), strategy)
-
-
-def expert_share(plan: Plan, model: Model) -> dict[DeviceId, float]:
-    """Return the share of all expert bytes on each device that has any."""
-    sizes = {d: plan.expert_bytes(model, d) for d in (*plan.devices, HOST, SSD)}
-    return {device: size / model.expert_bytes for device, size in sizes.items() if size}
-
-
-def residency(vram: float | None, ram: float | None) -> Strategy:
-    return replace(FIXED, expert_residency=ExpertResidency(vram_fraction=vram, ram_fraction=ram))
-
-
-def test_a_share_of_experts_in_vram_is_rounded_down_to_whole_matrices():
-    model = a_model(layers=4)
-    machine = a_machine(gpus=[16 * GIB])
-    gpu = machine.gpus[0].id
-    assert expert_share(planned(model, machine, residency(0.5, None)), model)[gpu] == 0.5
-    share = expert_share(planned(model, machine, residency(0.55, None)), model)
-    assert share[gpu] == 0.5  # 7 parts would be 58 %
-
-
-def test_a_share_in_ram_leaves_the_rest_on_ssd():
-    model = a_model(layers=4)
-    plan = planned(model, a_machine(), residency(None, 0.25))
-    assert expert_share(plan, model) == {HOST: 0.25, SSD: 0.75}
-
-
-def test_limits_win_over_a_wanted_share_and_the_real_one_is_told():
-    model = a_model(layers=4)
-    plan = planned(model, a_machine(gpus=[1 * GIB]), residency(1.0, None))
-    (caution,) = [c for c in plan.cautions if c.code == "expert-share"]
-    assert caution.message.startswith("100% of the experts were wanted in VRAM")
-
-
-@pytest.mark.parametrize(
-    ("strategy", "said"),
-    [
-        (residency(0.8, 0.5), "together more than all"),
-        (replace(residency(0.5, None), hierarchy=(Tier.RAM, Tier.SSD)), "leaves vram out"),
-        (replace(residency(0.3, 0.3), hierarchy=(Tier.VRAM, Tier.RAM)), "no ssd for the rest"),
-        (pinned("*exps*", "gpu0", residency(0.1, None)), "the pins put"),
-    ],
-)
-def test_shares_that_contradict_something_are_refused_with_numbers(strategy: Strategy, said: str):
-    with pytest.raises(PinConflict, match=said):
-        plan_placement(a_model(), a_machine(gpus=[16 * GIB]), strategy)
 
 
 def test_a_tied_output_is_charged_once_more_on_the_gpu_and_not_on_the_host():

@@ -4,9 +4,10 @@ Knows: the sentences, and the numbers in them.
 Does not know: how the choices were found, or how they are shown.
 """
 
-from moerun.machine.description import HOST, SSD, DeviceId
+from moerun.machine.description import HOST, SSD
 from moerun.planning.choices import COPY_FITS_TIMES, has_experts_on_ssd, host_charge_bytes
 from moerun.planning.contexts import Choice
+from moerun.planning.expert_reasons import expert_decisions, share_cautions
 from moerun.planning.placement import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
@@ -23,7 +24,7 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         *_pin_lines(problem, plan),
         _device_line(problem, plan),
         _dense_line(problem, candidate, plan),
-        *_expert_lines(problem, candidate, plan),
+        *expert_decisions(problem, candidate, plan),
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
         _repack_line(problem, candidate, plan),
@@ -40,7 +41,7 @@ def cautions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Caution, ...
     found += _ssd_cautions(problem, plan)
     found += _context_cautions(problem, choice)
     found += _device_cautions(problem, plan)
-    found += _share_cautions(problem, plan)
+    found += share_cautions(problem, plan)
     return tuple(found)
 
 
@@ -80,10 +81,11 @@ def _pin_lines(problem: Problem, plan: Plan) -> list[Decision]:
             )
         )
     if problem.strategy.cpu_expert_layers:
+        count = min(problem.strategy.cpu_expert_layers, len(plan.layers))
         lines.append(
             Decision(
                 step="pins",
-                subject=f"experts of the first {problem.strategy.cpu_expert_layers} layers",
+                subject=f"experts of the first {count} of {len(plan.layers)} layers",
                 chosen="off the GPUs",
                 because="cpu_expert_layers says so",
             )
@@ -139,46 +141,6 @@ def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
         because=f"the first {candidate.host_layers} with their KV cache find no room there",
         instead_of="all layers",
     )
-
-
-def _expert_lines(problem: Problem, candidate: Candidate, plan: Plan) -> list[Decision]:
-    total = problem.cargo.expert_bytes
-    if not total:
-        return []
-    lines = []
-    for device in (*plan.devices, HOST, SSD):
-        size = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
-        if not size:
-            continue
-        lines.append(
-            Decision(
-                step="experts",
-                subject=f"{size * 100 / total:.1f}% of the experts",
-                chosen=f"{format_gib(size)} on {problem.machine.label(device)}",
-                because=_expert_reason(problem, candidate, plan, device),
-            )
-        )
-    return lines
-
-
-def _expert_reason(problem: Problem, candidate: Candidate, plan: Plan, device: DeviceId) -> str:
-    if device == HOST:
-        return "there is no more room in VRAM for them" if plan.devices else "no GPU is used"
-    if device == SSD:
-        if Tier.RAM not in problem.strategy.hierarchy:
-            return "the hierarchy has no ram; they are read as they are needed"
-        return "there is no more room in RAM for them; they are read as they are needed"
-    for used, run in zip(candidate.devices, candidate.runs, strict=True):
-        if used != device:
-            continue
-        whole = run.end - run.experts_from
-        parts = " and ".join(str(part) for part, _ in run.parts)
-        told = f"whole layers {run.experts_from} to {run.end - 1}" if whole else "pinned"
-        if parts:
-            part_of = f"{parts} of layer {run.experts_from - 1}"
-            told = f"{told} and {part_of}" if whole else part_of
-        return f"{told}: what is left after dense weights and KV cache"
-    return "pinned"
 
 
 def _context_line(choice: Choice, plan: Plan) -> Decision:
@@ -310,32 +272,6 @@ def _device_cautions(problem: Problem, plan: Plan) -> list[Caution]:
                     code="hypothetical-gpu",
                     message=f"{label} is a {gpu.name} that this machine does not have; the plan "
                     "cannot be run here",
-                )
-            )
-    return found
-
-
-def _share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
-    residency = problem.strategy.expert_residency
-    total = problem.cargo.expert_bytes
-    if residency is None or not total:
-        return []
-    in_vram = sum(
-        plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS) for device in plan.devices
-    )
-    in_ram = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS)
-    found = []
-    for name, wanted, size in (
-        ("VRAM", residency.vram_fraction, in_vram),
-        ("RAM", residency.ram_fraction, in_ram),
-    ):
-        if wanted is not None and size < int(total * wanted):
-            found.append(
-                Caution(
-                    code="expert-share",
-                    message=f"{wanted * 100:g}% of the experts were wanted in {name}, "
-                    f"{size * 100 / total:.1f}% ({format_gib(size)}) are there: whole matrices "
-                    "only, and limits win",
                 )
             )
     return found
