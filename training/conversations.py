@@ -19,7 +19,7 @@ from training.tokenizer import TURN_END, TURN_START, turn_text, with_dropout
 from training.variation import vary
 
 OFF_TOPIC_SHARE: Final = 0.14
-PLAIN_SHARE: Final = 0.2  # of the questions, asked exactly as the text has them
+PLAIN_SHARE: Final = 0.3  # of the questions, asked exactly as the text has them
 TURN_COUNT_WEIGHTS: Final = (80, 13, 7)  # for one, two and three turns
 SYSTEM_SHARE: Final = 0.04
 SYSTEM_MESSAGES: Final = (
@@ -138,6 +138,8 @@ def pad(examples: list[Example]) -> Batch:
 
 def _weight(intent: Intent) -> float:
     """Weigh an intent: tasks are asked most, courtesies and single exit codes least."""
+    if intent.name == "what_is_moerun":
+        return 2.0  # the first thing that a newcomer asks
     if intent in SMALL_TALK or intent.name.startswith("exit_"):
         return 0.5
     return 1.5 if intent.tasks else 1.0

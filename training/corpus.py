@@ -77,6 +77,8 @@ ASKING_FOR_A_TASK: Final = (
     "{my boss|somebody|a friend} wants to <task>, how",
 )
 
+PLAIN_WAYS: Final = 4  # of each kind, from the first
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phrasing:
@@ -137,19 +139,21 @@ def phrasings_like(question: str, *, least_overlap_fraction: float) -> Iterator[
 def draw(intent: Intent, rng: random.Random) -> Phrasing:
     """Draw a phrasing: first its kind (question, name, task) and then the words.
 
-    Complete questions and tasks count double, since names have many frames with few words.
+    The first name of an intent and the plain ways to ask for it count most, as in life.
     """
-    kinds: list[str] = []
-    kinds += ["question"] * (2 if intent.questions else 0)
-    kinds += ["name"] * (1 if intent.names else 0)
-    kinds += ["task"] * (2 if intent.tasks else 0)
+    kinds = ["question"] * bool(intent.questions)
+    kinds += ["name"] * bool(intent.names)
+    kinds += ["task"] * bool(intent.tasks)
     match rng.choice(kinds):
         case "question":
             pattern = rng.choice(intent.questions)
         case "name":
-            pattern = rng.choice(ASKING_FOR_A_NAME).replace("<name>", rng.choice(intent.names))
+            name = intent.names[0] if rng.random() < 0.4 else rng.choice(intent.names)
+            frames = ASKING_FOR_A_NAME[:PLAIN_WAYS] if rng.random() < 0.5 else ASKING_FOR_A_NAME
+            pattern = rng.choice(frames).replace("<name>", name)
         case _:
-            pattern = rng.choice(ASKING_FOR_A_TASK).replace("<task>", rng.choice(intent.tasks))
+            frames = ASKING_FOR_A_TASK[:PLAIN_WAYS] if rng.random() < 0.4 else ASKING_FOR_A_TASK
+            pattern = rng.choice(frames).replace("<task>", rng.choice(intent.tasks))
     return Phrasing(intent=intent.name, question=pick(pattern, rng), answer=intent.answer)
 
 
