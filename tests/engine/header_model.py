@@ -52,6 +52,21 @@ class GgufParameters(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
+NO_DEVICES = (ctypes.c_void_p * 1)(None)
+
+
+def without_devices() -> llama_cpp.llama_model_params:
+    """Return the defaults with a list of devices that ends at once.
+
+    Without a list the engine asks every device that this process has registered, and aborts when
+    one was an RPC worker that is gone.
+    """
+    parameters = llama_cpp.llama_model_default_params()
+    parameters.n_gpu_layers = 0
+    parameters.devices = ctypes.cast(NO_DEVICES, ctypes.c_void_p)
+    return parameters
+
+
 class Probe:
     """The engine, with its log caught."""
 
@@ -78,8 +93,7 @@ class Probe:
         self.lines.clear()
         self.tensors.clear()
         header = self._gguf(str(path).encode(), GgufParameters(no_alloc=True, ctx=None))
-        parameters = llama_cpp.llama_model_default_params()
-        parameters.n_gpu_layers = 0
+        parameters = without_devices()
         model = llama_cpp.llama_model_init_from_user(
             ctypes.c_void_p(header), self._fill, None, parameters
         )

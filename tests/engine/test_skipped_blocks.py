@@ -8,7 +8,7 @@ import pytest
 
 from moerun.model.description import TensorUse
 from moerun.model.gguf_header import read_model
-from tests.engine.header_model import Probe
+from tests.engine.header_model import Probe, without_devices
 from tests.engine.reports import file_keys, reports, rows
 from tests.model_keys import VOCABULARY
 from tests.sparse_gguf import TensorShape, write_sparse
@@ -70,7 +70,7 @@ def write_with_predictions(path: Path, architecture: str) -> Path:
 def test_what_the_engine_skips_is_marked_so(architecture: str, tmp_path: Path):
     path = write_with_predictions(tmp_path / "m.gguf", architecture)
     probe = Probe()
-    parameters = llama_cpp.llama_model_default_params()
+    parameters = without_devices()
     parameters.no_alloc = True
     parameters.load_mode = 0
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)

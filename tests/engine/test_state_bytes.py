@@ -90,16 +90,15 @@ def test_the_engines_own_tensors_have_roles(architecture: str, tmp_path: Path):
 def engine_sizes() -> Iterator[Any]:
     """Yield a function that loads a file without weights and returns the printed sizes."""
     llama_cpp = pytest.importorskip("llama_cpp")
-    from tests.engine.header_model import CACHE, RECURRENT, Probe
+    from tests.engine.header_model import CACHE, RECURRENT, Probe, without_devices
 
     probe = Probe()
 
     def sizes(path: Path, setting: dict[str, Any]) -> dict[str, Any]:
         probe.lines.clear()
-        parameters = llama_cpp.llama_model_default_params()
+        parameters = without_devices()
         parameters.no_alloc = True
         parameters.load_mode = 0
-        parameters.n_gpu_layers = 0
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         assert model, "".join(probe.lines[-3:])
         log = probe.context_log(model, setting)
