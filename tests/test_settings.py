@@ -340,7 +340,8 @@ def test_the_user_may_set_workers_and_any_path(folders):
 @pytest.mark.parametrize(
     ("text", "key", "why"),
     [
-        ("batch: 100\n", "ubatch", "512 tokens is larger than the batch of 100"),
+        ("batch: 100\nubatch: 200\n", "ubatch", "200 tokens is larger than the batch of 100"),
+        ("ubatch: 4096\n", "ubatch", "4,096 tokens is larger than the batch of 2,048"),
         ("kv_type_v: q8_0\nflash_attention: off\n", "kv_type_v", "needs flash attention"),
         (
             "memory_strategy:\n  hierarchy: [ram]\n  expert_residency: 60%\n",
@@ -353,6 +354,13 @@ def test_keys_that_contradict_one_another_are_refused(folders, text: str, key: s
     with pytest.raises(ConfigError, match=why) as caught:
         load(folders, user=text)
     assert caught.value.key == key
+
+
+def test_a_small_batch_alone_takes_the_micro_batch_with_it(folders):
+    loaded = load(folders, flags={"batch": 100})
+    assert loaded.settings.strategy.ubatch_tokens == 100
+    assert loaded.origin("ubatch") == "--batch"
+    assert load(folders, flags={"batch": 600}).settings.strategy.ubatch_tokens == 512
 
 
 def test_files_that_are_none_are_one_sentence(folders):

@@ -7,7 +7,7 @@ Does not know: how a value is written, or what will be planned.
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,6 +79,7 @@ def load_settings(
         for assignment in layer:
             settings = assignment.key.apply(settings, _parse(assignment))
             origins[assignment.key.name] = assignment.origin
+    settings = _with_smaller_ubatch(settings, origins)
     loaded = LoadedSettings(
         settings=settings,
         origins=tuple(origins.items()),
@@ -260,6 +261,18 @@ def _absolute(path: str, assignment: _Assignment) -> str:
             f"{assignment.key.variable}",
         )
     return absolute
+
+
+def _with_smaller_ubatch(settings: Settings, origins: dict[str, str]) -> Settings:
+    """Return the settings with a micro-batch within the batch, where only the batch was set.
+
+    The origin of the micro-batch is then the batch's.
+    """
+    batch_tokens = settings.strategy.batch_tokens
+    if origins["ubatch"] != DEFAULT_ORIGIN or settings.strategy.ubatch_tokens <= batch_tokens:
+        return settings
+    origins["ubatch"] = origins["batch"]
+    return replace(settings, strategy=replace(settings.strategy, ubatch_tokens=batch_tokens))
 
 
 def _check_together(loaded: LoadedSettings) -> None:
