@@ -9,6 +9,7 @@ from moerun.engine.load_log import (
     error_line,
     find_memory_failure,
     read_dry_run_log,
+    read_flash_attention,
     read_gpu_layers,
     read_load_log,
     read_notes,
@@ -203,6 +204,22 @@ def test_what_the_engine_did_otherwise_is_noted():
     assert len(notes) == 2
     assert "ulimit -l" in notes[0]
     assert notes[1].startswith("flash attention is off")
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_on"),
+    [
+        (["llama_context: flash_attn            = auto"], None),
+        (["llama_context: flash_attn            = auto", "f: Flash Attention enabled"], True),
+        (["llama_context: flash_attn            = enabled"], True),
+        (["llama_context: flash_attn            = disabled"], False),
+        (["f: Flash Attention not supported, set to disabled"], False),
+        (["f: flash_attn is not compatible with Grok - forcing off"], False),
+        (["f: enabling flash_attn since it is required for quantized V cache"], True),
+    ],
+)
+def test_flash_attention_as_the_engine_decided(lines: list[str], is_on: bool | None):
+    assert read_flash_attention(lines) is is_on
 
 
 def test_the_error_is_the_engines_own_without_its_function():

@@ -80,7 +80,8 @@ class GenerationResult:
 class LoadReport:
     """What loading gave: the buffers of the engine's log, the real context, the time it took.
 
-    `notes` are sentences on what the engine did otherwise than it was asked.
+    `notes` are sentences on what the engine did otherwise than it was asked. `flash_attention`
+    says whether it is on, where the log tells; left to the engine it depends on the placement.
     """
 
     buffers: tuple[BufferReport, ...]
@@ -88,6 +89,7 @@ class LoadReport:
     load_s: float
     engine_version: str
     notes: tuple[str, ...] = ()
+    flash_attention: bool | None = None
 
 
 class EngineSession(Protocol):

@@ -22,7 +22,7 @@ from moerun.engine.engine_log import engine_log
 from moerun.engine.generate import generate
 from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
 from moerun.engine.load import LoadedModel, load_model
-from moerun.engine.load_log import read_notes
+from moerun.engine.load_log import read_flash_attention, read_notes
 from moerun.engine.sampling import choose_sampling
 from moerun.engine.vocabulary import Vocabulary
 from moerun.errors import EngineRefused
@@ -76,6 +76,7 @@ class LlamaSession:
             load_s=self._loaded.load_s,
             engine_version=abi.installed_version() or "",
             notes=read_notes(self._loaded.load_log),
+            flash_attention=read_flash_attention(self._loaded.load_log),
         )
 
     @property

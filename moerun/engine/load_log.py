@@ -81,6 +81,18 @@ _NOTES: Final = (
 )
 
 
+# What becomes of flash attention that is left to the engine - `resolve_fused_ops` and
+# `llama_init_from_model` in src/llama-context.cpp @ 0.3.36 - checked by
+# tests/engine/test_load.py and tests/engine/test_lossless.py.
+_FLASH_ATTENTION_ON: Final = re.compile(
+    r"Flash Attention enabled|enabling flash_attn since|flash_attn +\S+ enabled"
+)
+_FLASH_ATTENTION_OFF: Final = re.compile(
+    r"Flash Attention not supported, set to disabled|flash_attn is not compatible|"
+    r"flash_attn +\S+ disabled"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryFailure:
     """An allocation that failed; None where the log does not say."""
@@ -175,6 +187,17 @@ def read_notes(lines: Iterable[str]) -> tuple[str, ...]:
     """Return a sentence for each thing that the engine did otherwise than it was asked."""
     text = "\n".join(lines)
     return tuple(note for pattern, note in _NOTES if pattern.search(text))
+
+
+def read_flash_attention(lines: Iterable[str]) -> bool | None:
+    """Return whether flash attention is on; None where the log does not say.
+
+    Left to the engine it depends on the placement, and it decides the arithmetic.
+    """
+    text = "\n".join(lines)
+    if _FLASH_ATTENTION_OFF.search(text):
+        return False
+    return True if _FLASH_ATTENTION_ON.search(text) else None
 
 
 def device_of_buffer(

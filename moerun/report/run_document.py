@@ -71,6 +71,7 @@ def _plan(loaded: Loaded, mode: str, buffers: tuple[BufferRow, ...]) -> dict[str
         "batch_tokens": args.batch_tokens,
         "ubatch_tokens": args.ubatch_tokens,
         "flash_attention": args.flash_attention.value,
+        "flash_attention_is_on": loaded.report.flash_attention,
         "kv_encoding_k": args.kv_encoding_k,
         "kv_encoding_v": args.kv_encoding_v,
         "threads": args.threads,

@@ -20,7 +20,7 @@ from moerun.codec import to_plain
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.decode import Decoder
 from moerun.engine.llama import LlamaEngine, LlamaSession
-from moerun.engine.load_log import MODEL
+from moerun.engine.load_log import MODEL, read_flash_attention
 from moerun.errors import MoerunError
 from moerun.planning.strategy import Toggle
 from tests.engine.builders import device_references
@@ -138,7 +138,8 @@ def compare_automatic(
     the arithmetic depends on the placement then.
     """
     run = moerun_logits(replace(placement.args, flash_attention=Toggle.AUTO), SHORT)
-    is_on = not any("Flash Attention not supported, set to disabled" in line for line in run.log)
+    is_on = read_flash_attention(run.log)
+    assert is_on is not None, "the log does not tell of flash attention"
     name = f"{AUTOMATIC}: {'on' if is_on else 'off'}"
     return _difference(name, placement.name, run, references[is_on])
 

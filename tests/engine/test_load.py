@@ -156,6 +156,15 @@ def test_settings_reach_the_context(model: Path):
     session.close()
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_on"), [(Toggle.AUTO, True), (Toggle.ON, True), (Toggle.OFF, False)]
+)
+def test_the_report_says_whether_flash_attention_is_on(model: Path, asked: Toggle, is_on: bool):
+    session = ENGINE.load(arguments(model, flash_attention=asked))
+    assert session.report.flash_attention is is_on
+    session.close()
+
+
 def test_progress_comes_and_may_stop_the_load(tmp_path: Path):
     path = tmp_path / "larger.gguf"
     write_tiny_moe(path, shape=TinyShape(layers=8, width=256))
