@@ -174,12 +174,33 @@ def test_a_full_disk_is_one_sentence():
     assert done.stderr.count(b"\n") == 1
 
 
-def run_moerun(arguments: list[str], *, stdout: int) -> "subprocess.CompletedProcess[bytes]":
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_what_standard_error_does_not_take_changes_no_exit_code():
+    with open("/dev/full", "wb") as full:
+        done = run_moerun(["show-me"], stdout=subprocess.DEVNULL, stderr=full.fileno())
+    assert done.returncode == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a POSIX shell does")
+def test_closed_streams_are_empty_ones():
+    command = ("sh", "-c", 'exec "$@" <&- >&-', "sh")
+    done = run_moerun(["run", "absent"], stdout=subprocess.DEVNULL, command=command)
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"Error: No model at hand is called 'absent'")
+
+
+def run_moerun(
+    arguments: list[str],
+    *,
+    stdout: int,
+    stderr: int = subprocess.PIPE,
+    command: tuple[str, ...] = (),
+) -> "subprocess.CompletedProcess[bytes]":
     code = "import sys; from moerun.cli.app import main; sys.exit(main())"
     return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        [*command, sys.executable, "-c", code, *arguments],
         stdout=stdout,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         check=False,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     )

@@ -244,11 +244,16 @@ def test_a_difference_is_told_from_the_rounding_of_the_log(planned, reported, te
         ("--temperature", "-1"),
         ("--top-p", "2"),
         ("--num-predict", "-2"),
+        ("--num-predict", "0"),
+        ("--temperature", "inf"),
+        ("--temperature", "nan"),
+        ("--top-k", "99999999999"),
+        ("--repeat-penalty", "1e300"),
         ("--seed", "-1"),
         ("--frobnicate",),
     ],
 )
-def test_flags_out_of_range_are_usage_errors(flags, capsys):
+def test_flags_out_of_range_are_usage_errors_before_anything_is_read_or_loaded(flags, capsys):
     assert main(["run", "demo", "hi", *flags]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

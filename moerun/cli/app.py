@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from moerun.cli.verbs import VerbGroup
 from moerun.errors import EXIT_BUG, EXIT_INTERRUPTED, MoerunError
+from moerun.report.notices import tell
 from moerun.report.plain import error_lines, printable
 
 DEBUG_VARIABLE: Final = "MOERUN_DEBUG"
@@ -81,6 +82,8 @@ def _prepare_streams() -> None:
 
     Python gives None for a stream that was closed before it started.
     """
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for the whole run
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the whole run
     if sys.stderr is None:
@@ -104,9 +107,9 @@ def _report(error: MoerunError | TyperException) -> int:
     """Print an expected failure to standard error and return its code."""
     _show_traceback_if_asked()
     if isinstance(error, MoerunError):
-        _say(*error_lines(error))
+        tell(*error_lines(error))
     else:
-        _say(f"Error: {printable(error.format_message())}", *_help_hint(error))
+        tell(f"Error: {printable(error.format_message())}", *_help_hint(error))
     return error.exit_code
 
 
@@ -121,7 +124,7 @@ def _report_full_disk(error: OSError) -> int:
     """Print that something could not be written; what is left in the buffer goes nowhere."""
     _show_traceback_if_asked()
     where = printable(str(error.filename)) if error.filename else "the output"
-    _say(f"Error: {where} could not be written: {error.strerror}; free some space there")
+    tell(f"Error: {where} could not be written: {error.strerror}; free some space there")
     _drop_output()
     return MoerunError.exit_code
 
@@ -137,7 +140,7 @@ def _report_fault(error: Exception) -> int:
     except (MoerunError, OSError) as trouble:
         place = f"its log could not be written ({printable(str(trouble))}); "
         place += f"{DEBUG_VARIABLE}=1 shows the details"
-    _say(f"Error: moerun met a fault of its own ({what}); {place}")
+    tell(f"Error: moerun met a fault of its own ({what}); {place}")
     return EXIT_BUG
 
 
@@ -145,16 +148,7 @@ def _show_traceback_if_asked() -> None:
     if os.environ.get(DEBUG_VARIABLE, "").strip().lower() not in ("", "0", "false", "no"):
         import traceback
 
-        _say(*traceback.format_exc().rstrip().splitlines())
-
-
-def _say(*lines: str) -> None:
-    """Print to standard error; there is nobody left to tell when that is closed."""
-    try:
-        sys.stderr.write("".join(f"{line}\n" for line in lines))
-        sys.stderr.flush()
-    except (OSError, ValueError):
-        return
+        tell(*traceback.format_exc().rstrip().splitlines())
 
 
 def _drop_output() -> None:

@@ -136,10 +136,11 @@ def opened_model(
     The runner comes up while settings, model and machine are asked.
     """
     from moerun.places import log_folder
+    from moerun.runner.interruption import terminations
     from moerun.runner.mode import describe_mode
     from moerun.runner.parent import Runner
 
-    with Runner(log_folder=log_folder()) as runner:
+    with terminations(), Runner(log_folder=log_folder()) as runner:
         asked = ask(name, flags)
         require_text(asked.model)
         _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
@@ -148,8 +149,8 @@ def opened_model(
             warn(note)
         mode = describe_mode(loaded.plan, asked.model, asked.machine)
         opened = OpenedModel(asked, runner, loaded, mode)
-        opened.refresh_record()
         try:
+            opened.refresh_record()
             yield opened
         finally:
             opened.remove_record()
@@ -189,10 +190,10 @@ def warn(message: str) -> None:
 
 def say(message: str) -> None:
     """Print one line to standard error."""
+    from moerun.report.notices import tell
     from moerun.report.plain import printable
 
-    sys.stderr.write(f"{printable(message)}\n")
-    sys.stderr.flush()
+    tell(printable(message))
 
 
 def _deciding(asked: Asked) -> "Deciding":

@@ -115,11 +115,11 @@ def run(
     """
     from moerun.cli.open_model import opened_model
     from moerun.engine.interface import Sampling
+    from moerun.engine.sampling import choose_sampling
 
     if is_dry_run:
-        _show_plan(model, flags, as_json=as_json)
+        _show_plan(model, flags, as_json=as_json, is_quiet=is_quiet)
         return
-    text = _read_prompt(tuple(prompt or ()), as_json=as_json)
     sampling = Sampling(
         temperature=temperature,
         top_k=top_k,
@@ -128,7 +128,9 @@ def run(
         repeat_penalty=repeat_penalty,
         seed=seed,
     )
-    limit = None if num_predict in (None, -1) else num_predict
+    choose_sampling(sampling, {})  # what cannot be is told before anything is loaded
+    limit = _token_limit(num_predict)
+    text = _read_prompt(tuple(prompt or ()), as_json=as_json)
     started_s = time.monotonic()
     with opened_model(model, flags, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
         if text is None:
@@ -245,6 +247,7 @@ def print_figures(
 ) -> None:
     """Print the timing block, then the buffers, to standard error."""
     from moerun.report.buffer_view import buffer_lines
+    from moerun.report.notices import tell
     from moerun.report.timing_view import label_line, timing_lines
 
     machine = opened.machine
@@ -252,8 +255,19 @@ def print_figures(
     lines += [label_line("mode", opened.mode)]
     lines += [label_line("seed", str(result.seed))]
     lines += buffer_lines(opened.buffers(), machine.label)
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
-    sys.stderr.flush()
+    tell(*lines)
+
+
+def _token_limit(num_predict: int | None) -> int | None:
+    """Return the most tokens to answer with, None for no limit."""
+    from moerun.errors import UsageError
+
+    if num_predict == 0:
+        raise UsageError(
+            "--num-predict: at least one token must be asked for, not 0",
+            hint='-1 is no limit; an empty prompt ("") loads the model and asks for none',
+        )
+    return None if num_predict == -1 else num_predict
 
 
 def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
@@ -279,7 +293,7 @@ def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
     return " ".join(parts)
 
 
-def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool) -> None:
+def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool, is_quiet: bool) -> None:
     """Show the plan that a run would begin with: `plan`, but for what the engine lists here."""
     from moerun.cli.open_model import ask, say
     from moerun.planning.planner import plan_placement
@@ -297,7 +311,7 @@ def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool) -> None:
         console = open_console()
         lines = plan_lines(asked.model, asked.machine, plan, page_of(console), explains=False)
         print_lines(console, lines)
-    for note in (*asked.settings.notes, *asked.machine.notes):
+    for note in (*asked.settings.notes, *(() if is_quiet else asked.machine.notes)):
         say(f"Note: {note}")
 
 

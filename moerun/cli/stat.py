@@ -46,12 +46,13 @@ def stat(
     """
     wishes = _Wishes(shows_memory=memory, as_json=as_json, repeats=watch)
     seen: dict[int, tuple[MemorySample, ...]] = {}
+    told: set[str] = set()
     if not watch:
-        _look(seen, wishes)
+        _look(seen, told, wishes)
         return
     try:
         while True:
-            _look(seen, wishes)
+            _look(seen, told, wishes)
             time.sleep(interval)
     except KeyboardInterrupt:
         return
@@ -66,9 +67,14 @@ class _Wishes:
     repeats: bool
 
 
-def _look(seen: "dict[int, tuple[MemorySample, ...]]", wishes: _Wishes) -> None:
-    """Look once at every runner and print what was seen; `seen` keeps the earlier looks."""
+def _look(seen: "dict[int, tuple[MemorySample, ...]]", told: set[str], wishes: _Wishes) -> None:
+    """Look once at every runner and print what was seen.
+
+    `seen` keeps the earlier looks, `told` the notes that need not be told again.
+    """
     from moerun.places import state_folder
+    from moerun.report.notices import tell
+    from moerun.report.plain import printable
     from moerun.runner.records import read_records
 
     read = read_records(state_folder())
@@ -79,10 +85,13 @@ def _look(seen: "dict[int, tuple[MemorySample, ...]]", wishes: _Wishes) -> None:
         _print_json(reports, wishes)
     else:
         _print_views(reports, wishes)
-    for note in read.notes:
-        _say(f"Note: {note}")
-    if not reports and not (wishes.as_json and wishes.repeats):
-        _say(_NOTHING)
+    # Before each picture of a watch the terminal is cleared; beside documents once is enough.
+    is_stream = wishes.as_json and wishes.repeats
+    tell(*(printable(f"Note: {note}") for note in read.notes if note not in told))
+    if is_stream:
+        told.update(read.notes)
+    elif not reports:
+        tell(_NOTHING)
 
 
 def _report(record: "RunnerRecord", seen: "dict[int, tuple[MemorySample, ...]]") -> "MemoryReport":
@@ -155,10 +164,3 @@ def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wi
             view = memory_view(record, report, glyphs=page_of(console).glyphs, is_first=index == 0)
             console.print(view, soft_wrap=True)
     sys.stdout.flush()
-
-
-def _say(message: str) -> None:
-    from moerun.report.plain import printable
-
-    sys.stderr.write(f"{printable(message)}\n")
-    sys.stderr.flush()

@@ -70,7 +70,9 @@ def choose_sampling(sampling: Sampling, model_defaults: Mapping[str, float]) -> 
         value = asked if asked is not None else model_defaults.get(name, ENGINE_DEFAULTS[name])
         if not math.isfinite(value) or not least <= value <= most:
             if asked is not None:
-                raise UsageError(f"{name} must be between {least:g} and {most:g}, not {value:g}.")
+                raise UsageError(
+                    f"{name} must be between {least:g} and {most:,.10g}, not {value:g}."
+                )
             value = ENGINE_DEFAULTS[name]  # a model's header may say anything
         values[name] = value
     seed = secrets.randbits(31) if sampling.seed is None else sampling.seed

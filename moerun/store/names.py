@@ -86,7 +86,8 @@ def _existing(name: str, folder: Path) -> Path | None:
         return path if path.exists() else None
     except (OSError, RuntimeError) as error:  # too long a name, or `~` of an unknown user
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ModelNotFound(f"{name[:80]} cannot be a path: {reason}.", hint=_LISTING) from error
+        said = f"{name[:80]} cannot be a path: {str(reason).rstrip('.')}."
+        raise ModelNotFound(said, hint=_LISTING) from error
 
 
 _LISTING: Final = "`moerun plan` lists the models at hand; a path to a .gguf file is one, too"

@@ -222,6 +222,38 @@ def test_ctrl_c_ends_the_answer_with_130_and_the_text_so_far(start, moerun, mode
     assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_termination_ends_the_runner_and_takes_its_record_away(
+    start, environment, moerun, model, number
+):
+    process = start("run", model, "hi", "--num-predict", "900", "--quiet")
+    runner = stopped_in_the_middle(process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 128 + number
+    assert errors == b""
+    assert not psutil.pid_exists(runner.pid) or runner.status() == psutil.STATUS_ZOMBIE
+    assert not list(Path(environment["MOERUN_STATE_DIR"], "runners").iterdir())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_hints_that_nobody_takes_cost_no_answer(environment, model, tmp_path):
+    command = [*MOERUN, "run", str(model), "hi", *GREEDY, "--verbose"]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            env=environment,
+            cwd=tmp_path,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    assert done.returncode == 0
+    assert done.stdout.endswith(b"\n")
+
+
 def test_ctrl_c_while_loading_ends_everything(start, moerun, model):
     process = start("run", model, "hi", "--num-predict", "900")
     assert b"experts:" in process.stderr.readline()  # said right before loading
@@ -326,14 +358,19 @@ def test_an_engine_that_is_not_as_expected_loads_plainly(environment, moerun, mo
         assert abs(row["drift_fraction"]) < 0.01, row
 
 
-def test_watching_prints_one_document_a_line_until_ctrl_c(start):
+def test_watching_prints_one_document_a_line_until_ctrl_c(start, environment):
+    records = Path(environment["MOERUN_STATE_DIR"], "runners")
+    records.mkdir(exist_ok=True)
+    newer = records / f"{os.getpid()}.json"
+    newer.write_text('{"schema": 99}')
     process = start("stat", "--memory", "--json", "--watch", "--interval", "0.1")
     lines = [json.loads(process.stdout.readline()) for _ in range(3)]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=LIMIT_S)
+    newer.unlink()
     assert [line["schema"] for line in lines] == [1, 1, 1]
     assert process.returncode == 0
-    assert errors == b""
+    assert errors.count(b"\n") == errors.count(b"a newer one wrote it") == 1
 
 
 class Terminal:
