@@ -181,6 +181,13 @@ def test_errors_keep_their_class_and_fields_across_the_channel(runner):
     assert answer(runner, "say still here")[0] == ["still here"]
 
 
+def test_a_request_that_no_line_holds_is_refused_and_the_runner_goes_on(runner):
+    runner.load(some_args())
+    with pytest.raises(UsageError, match="shorten the prompt"):
+        answer(runner, "say " + "x" * protocol.LONGEST_LINE_BYTES)
+    assert answer(runner, "say on")[0] == ["on"]
+
+
 def test_a_bug_in_the_runner_is_a_bug_with_its_traceback(runner):
     runner.load(some_args())
     with pytest.raises(RunnerFault, match="ZeroDivisionError"):

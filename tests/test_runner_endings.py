@@ -122,3 +122,18 @@ def test_a_chatty_engine_does_not_fill_the_disk(tmp_path):
         os.close(descriptor)
     assert path.stat().st_size <= logs.LARGEST_LOG_BYTES + (512 << 10)
     assert path.read_text().splitlines()[-1].startswith("011999")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+def test_a_log_that_cannot_grow_stops_nobody():
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        assert logs.BoundedStderr(descriptor).write("lost") == 4
+    finally:
+        os.close(descriptor)
+
+
+def test_a_folder_for_no_log_is_one_sentence_with_a_way_out(tmp_path):
+    with pytest.raises(MoerunError, match="cannot be written") as raised:
+        logs.open_log(tmp_path / "absent")
+    assert "MOERUN_STATE_DIR" in (raised.value.hint or "")

@@ -4,6 +4,7 @@ Knows: where they lie, who may read them, when they are cut.
 Does not know: what is written.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from moerun.errors import MoerunError
+from moerun.places import STATE_VARIABLE
 
 _KEPT_LOGS: Final = 20
 LARGEST_LOG_BYTES: Final = 4 << 20
@@ -34,7 +36,8 @@ def open_log(folder: Path) -> tuple[Path, int]:
             continue
         except OSError as error:
             raise MoerunError(
-                f"the log {path} cannot be written: {error.strerror or error}"
+                f"the log {path} cannot be written: {error.strerror or error}",
+                hint=f"set {STATE_VARIABLE} to a folder that you may write to",
             ) from error
     raise MoerunError(f"no new log can be made in {folder}: all its names are taken")
 
@@ -84,9 +87,13 @@ class BoundedStderr:
         self._since_check_bytes = 0
 
     def write(self, text: str) -> int:
-        """Write and, after each quarter of a MiB, see to the bound."""
+        """Write and, after each quarter of a MiB, see to the bound.
+
+        What a full disk does not take is lost: an answer is worth more than its log.
+        """
         data = text.encode("utf-8", "replace")
-        os.write(self._descriptor, data)
+        with contextlib.suppress(OSError):
+            os.write(self._descriptor, data)
         self._since_check_bytes += len(data)
         if self._since_check_bytes > _KEPT_TAIL_BYTES:
             self._since_check_bytes = 0
@@ -119,4 +126,5 @@ def _remove_old(folder: Path) -> None:
         except OSError:
             continue
     for _, path in sorted(found)[: max(0, len(found) - _KEPT_LOGS + 1)]:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -23,7 +23,7 @@ from typing import IO, Any, Final, Self, TypeVar, cast
 import moerun
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
-from moerun.errors import EngineCrashed, EngineRefused, MoerunError
+from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError
 from moerun.planning.plan import Measurements
 from moerun.runner import endings, logs, protocol
 from moerun.runner.protocol import Event, Request
@@ -244,7 +244,7 @@ class Runner:
         self._waiting[number] = queue.SimpleQueue()
         try:
             self._write(number, request)
-        except EngineRefused:
+        except BaseException:
             del self._waiting[number]
             raise
         return self._await(number, expected, doing=doing, on_event=on_event, timeout_s=timeout_s)
@@ -301,8 +301,14 @@ class Runner:
         process = self._process
         if process is None or process.stdin is None:
             raise EngineRefused("The runner is not running.")
+        line = protocol.encode(number, request)
+        if len(line) > protocol.LONGEST_LINE_BYTES:
+            raise UsageError(
+                f"The request takes {len(line):,} bytes and a runner reads "
+                f"{protocol.LONGEST_LINE_BYTES:,} at once; shorten the prompt."
+            )
         with contextlib.suppress(OSError), self._write_lock:
-            process.stdin.write(protocol.encode(number, request))
+            process.stdin.write(line)
             process.stdin.flush()
 
     def _send_cancel(self, number: int) -> None:
