@@ -94,7 +94,28 @@ def test_a_newer_record_is_ignored_with_a_note_and_left_there(tmp_path):
     assert path.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": true}'])
+@pytest.mark.parametrize("name", ["9" * 400, "٣", "-4", "notes"])
+def test_a_document_whose_name_is_no_process_is_left_alone(tmp_path, name):
+    write_record(tmp_path, a_record())
+    path = record_path(tmp_path, 4).with_stem(name[:200])
+    path.write_text("{}")
+    assert len(read_records(tmp_path, mark_of=alive({4: "ticks:1"})).records) == 1
+    assert path.exists()
+
+
+def test_a_record_of_another_process_than_its_name_says_is_damaged(tmp_path):
+    write_record(tmp_path, a_record())
+    record_path(tmp_path, 4).rename(record_path(tmp_path, 5))
+    read = read_records(tmp_path, mark_of=alive({4: "ticks:1", 5: "ticks:1"}))
+    assert read.records == ()
+    assert "of process 4" in read.notes[0]
+    read_records(tmp_path, mark_of=alive({4: "ticks:1"}))
+    assert not record_path(tmp_path, 5).exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"schema": 1}', '{"schema": true}', "[" * 100_000]
+)
 def test_a_damaged_record_is_noted_while_its_process_lives_and_removed_after(tmp_path, text):
     write_record(tmp_path, a_record())
     path = record_path(tmp_path, 4)

@@ -27,6 +27,7 @@ from moerun.runner.statistics import MemorySample
 
 RECORD_SCHEMA: Final = 1
 _FOLDER: Final = "runners"
+_MOST_DIGITS: Final = 10  # of a process id on any system
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,30 +109,43 @@ def read_records(state: Path, *, mark_of: Callable[[int], str | None] | None = N
     records: list[RunnerRecord] = []
     notes: list[str] = []
     for path in sorted((state / _FOLDER).glob("*.json")):
+        if (pid := _pid_of(path)) is None:
+            continue  # a name that no runner gives
         try:
             record = _read(path)
+            if record.pid != pid:
+                raise ValueError(f"it says that it is of process {record.pid}")
         except FileNotFoundError:
             continue  # its runner ended meanwhile
         except ValueError as error:
-            if path.stem.isdecimal() and mark_of(int(path.stem)) is None:
-                path.unlink(missing_ok=True)
+            if mark_of(pid) is None:
+                remove_record(state, pid)
             else:
                 notes.append(f"the record {path} is ignored: {error}")
             continue
         except OSError as error:
             notes.append(f"the record {path} cannot be read: {error.strerror or error}")
             continue
-        if mark_of(record.pid) == record.process_mark:
+        if mark_of(pid) == record.process_mark:
             records.append(record)
         else:
-            remove_record(state, record.pid)
+            remove_record(state, pid)
     ordered = sorted(records, key=lambda record: (record.started_at_s, record.pid))
     return RecordsRead(records=tuple(ordered), notes=tuple(notes))
 
 
+def _pid_of(path: Path) -> int | None:
+    """Return the process that a document's name is of."""
+    is_number = path.stem.isascii() and path.stem.isdecimal() and len(path.stem) <= _MOST_DIGITS
+    return int(path.stem) if is_number else None
+
+
 def _read(path: Path) -> RunnerRecord:
     """Read one document; ValueError with a sentence when it is none of ours."""
-    document = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(document, dict):
         raise ValueError("it is not an object")
     schema = document.pop("schema", None)
