@@ -59,7 +59,10 @@ def _build(kind: Any, data: object, path: str) -> object:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
+        try:
+            return float(data)
+        except OverflowError:
+            raise ValueError(f"{path}: a number is too large") from None
     if (
         isinstance(kind, type)
         and isinstance(data, kind)

@@ -80,12 +80,22 @@ def change(machine: dict, path: str, value: object) -> dict:
         ("gpus.0.free_bytes", 1 << 60, "bytes free of"),
         ("gpus.0.id", "gpu:0000:65:00.0", "not an id of its own"),
         ("gpus.0.id", "host", "starts with 'gpu:'"),
+        ("host.physical_cores", 10**9, "1000000000 physical cores"),
+        ("host.total_bytes", 10**18, "larger than any"),
+        ("storage.read_bytes_per_s", 10**400, "larger than any"),
+        ("storage.read_bytes_per_s", float("nan"), "NaN is no number"),
+        ("storage.read_bytes_per_s", float("inf"), "Infinity is no number"),
+        ("storage.read_bytes_per_s", 0.0, "not above zero"),
+        ("gpus.1.link_bytes_per_s", -1.0, "not above zero"),
+        ("gpus.0.working_set_limit_bytes", -1, "not above zero"),
     ],
 )
 def test_numbers_no_machine_has_are_refused(tmp_path: Path, path: str, value: object, why: str):
     data = change(to_plain(a_machine()), path, value)
-    with pytest.raises(MachineError, match=why):
-        read_machine(write(tmp_path / "m.json", data))
+    written = write(tmp_path / "m.json", data)
+    with pytest.raises(MachineError, match=why) as caught:
+        read_machine(written)
+    assert len(caught.value.message) < 300 + len(str(written))
 
 
 def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path):
@@ -102,6 +112,9 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path):
     (tmp_path / "deep").write_text("[" * 100_000)
     with pytest.raises(MachineError, match="nested"):
         read_machine(tmp_path / "deep")
+    (tmp_path / "digits").write_text(f'{{"schema": {"1" * 5000}}}')
+    with pytest.raises(MachineError, match="larger than any number"):
+        read_machine(tmp_path / "digits")
     (tmp_path / "large").write_text(" " * 2_000_000)
     with pytest.raises(MachineError, match="too many"):
         read_machine(tmp_path / "large")

@@ -6,6 +6,8 @@ Does not know: how a machine was probed, or what the self-check means.
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,8 @@ from moerun.units import MIB
 
 SCHEMA: Final = 1
 _LARGEST_FILE_BYTES: Final = MIB  # a real one has a few kilobytes
+_MOST_DIGITS: Final = 18  # of bytes, that is an EiB
+_MOST_CORES: Final = 1 << 16
 
 
 def machine_document(machine: Machine, self_check: object | None) -> dict[str, Any]:
@@ -51,7 +55,12 @@ def _read_json(path: Path) -> object:
             data = file.read(_LARGEST_FILE_BYTES + 1)
         if len(data) > _LARGEST_FILE_BYTES:
             raise _bad(path, f"it has more than {_LARGEST_FILE_BYTES:,} bytes, too many for one")
-        return json.loads(data.decode("utf-8"))
+        return json.loads(
+            data.decode("utf-8"),
+            parse_int=partial(_whole_number, path),
+            parse_float=partial(_number, path),
+            parse_constant=partial(_number, path),  # NaN and Infinity
+        )
     except OSError as error:
         raise _bad(path, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
@@ -60,6 +69,19 @@ def _read_json(path: Path) -> object:
         raise _bad(path, f"line {error.lineno} is not JSON: {error.msg}") from error
     except RecursionError as error:
         raise _bad(path, "its JSON is nested too deeply") from error
+
+
+def _whole_number(path: Path, text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise _bad(path, f"{text:.20}... is larger than any number of a machine")
+    return int(text)
+
+
+def _number(path: Path, text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise _bad(path, f"{text:.40} is no number of a machine")
+    return number
 
 
 def _check_sense(machine: Machine, path: Path) -> None:
@@ -79,10 +101,16 @@ def _check_sense(machine: Machine, path: Path) -> None:
             path,
             f"the host has {host.available_bytes} bytes available of {host.total_bytes} in all",
         )
-    if host.physical_cores < 1:
+    if not 1 <= host.physical_cores <= _MOST_CORES:
         raise _bad(path, f"the host has {host.physical_cores} physical cores")
     if min(host.swap_free_bytes, machine.storage.free_bytes) < 0:
         raise _bad(path, "a size in it is negative")
+    optional = [host.cgroup_limit_bytes, machine.storage.read_bytes_per_s]
+    for gpu in machine.gpus:
+        optional += [gpu.memory_bandwidth_bytes_per_s, gpu.link_bytes_per_s]
+        optional.append(gpu.working_set_limit_bytes)
+    if any(number is not None and number <= 0 for number in optional):
+        raise _bad(path, "a limit or a rate in it is not above zero; null is for what is unknown")
 
 
 def _bad(path: Path, why: str) -> MachineError:
