@@ -81,7 +81,7 @@ def change(machine: dict, path: str, value: object) -> dict:
         ("gpus.0.id", "gpu:0000:65:00.0", "not an id of its own"),
         ("gpus.0.id", "host", "starts with 'gpu:'"),
         ("host.physical_cores", 10**9, "1000000000 physical cores"),
-        ("host.total_bytes", 10**18, "larger than any"),
+        ("host.total_bytes", 10**20, "larger than any"),
         ("storage.read_bytes_per_s", 10**400, "larger than any"),
         ("storage.read_bytes_per_s", float("nan"), "NaN is no number"),
         ("storage.read_bytes_per_s", float("inf"), "Infinity is no number"),

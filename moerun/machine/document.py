@@ -18,7 +18,7 @@ from moerun.units import MIB
 
 SCHEMA: Final = 1
 _LARGEST_FILE_BYTES: Final = MIB  # a real one has a few kilobytes
-_MOST_DIGITS: Final = 18  # of bytes, that is an EiB
+_MOST_DIGITS: Final = 19  # some EiB, of bytes
 _MOST_CORES: Final = 1 << 16
 
 

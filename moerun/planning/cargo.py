@@ -4,7 +4,7 @@ Knows: which bytes are free to go to a GPU, which are held on the host, which ar
 Does not know: budgets, or where anything goes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -172,13 +172,13 @@ def _held_back(
     """Split the free expert parts into those that may go to a GPU and those that must not."""
     residency = strategy.expert_residency
     first_free = min(len(parts), strategy.cpu_expert_layers or 0)
-    free: list[PartBytes] = [()] * first_free + parts[first_free:]
+    free: Sequence[PartBytes] = [()] * first_free + parts[first_free:]
     if residency is not None:
         _check_residency(residency, strategy, total, pinned)
     if residency is not None and residency.vram_fraction is not None:
         pinned_vram = sum(size for device, size in pinned.items() if is_gpu(device))
         share = int(total * residency.vram_fraction) - pinned_vram
-        free = _share_from_the_end(free, share, split_layers=strategy.split_layers)
+        free = fill_from_the_end(free, share, split_layers=strategy.split_layers)
     held = tuple(
         tuple(item for item in whole if item not in kept)
         for whole, kept in zip(parts, free, strict=True)
@@ -186,22 +186,21 @@ def _held_back(
     return tuple(free), held
 
 
-def _share_from_the_end(
-    parts: list[PartBytes], share_bytes: int, *, split_layers: bool
-) -> list[PartBytes]:
-    """Keep whole layers from the last one on, then parts of one, as long as the share lasts."""
+def fill_from_the_end(
+    parts: Sequence[PartBytes], room_bytes: int, *, split_layers: bool
+) -> tuple[PartBytes, ...]:
+    """Keep whole layers from the last one on, then parts of one, as long as the room lasts."""
     kept: list[PartBytes] = [()] * len(parts)
-    left = share_bytes
     for index in range(len(parts) - 1, -1, -1):
         size = sum(part_bytes for _, part_bytes in parts[index])
-        if size <= left:
+        if size <= room_bytes:
             kept[index] = parts[index]
-            left -= size
+            room_bytes -= size
             continue
         if split_layers:
-            kept[index] = first_fit(parts[index], left)
+            kept[index] = first_fit(parts[index], room_bytes)
         break
-    return kept
+    return tuple(kept)
 
 
 def first_fit(parts: PartBytes, room_bytes: int) -> PartBytes:

@@ -12,7 +12,7 @@ from typing import Final
 
 from moerun.machine.description import HOST, DeviceId, Gpu
 from moerun.model.description import ExpertPart
-from moerun.planning.cargo import Cargo, PartBytes, first_fit
+from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end
 from moerun.planning.fixed_charges import Work
 from moerun.planning.packing import Freight, Run, cut
 from moerun.planning.situation import (
@@ -284,7 +284,7 @@ def _with_host(
     if limit is not None:
         pinned = problem.cargo.pinned_expert_bytes.get(HOST, 0)
         expert_room = min(expert_room, limit - pinned)
-    ram = _fill_ram(left, max(0, expert_room), split_layers=problem.strategy.split_layers)
+    ram = fill_from_the_end(left, max(0, expert_room), split_layers=problem.strategy.split_layers)
     fits = need.total_bytes <= room
     if not problem.may_use_ssd and ram != left:
         ram, fits = left, False
@@ -312,19 +312,3 @@ def _with_host(
         ),
         fits=fits,
     )
-
-
-def _fill_ram(
-    left: tuple[PartBytes, ...], room_bytes: int, *, split_layers: bool
-) -> tuple[PartBytes, ...]:
-    kept: list[PartBytes] = [()] * len(left)
-    for index in range(len(left) - 1, -1, -1):
-        size = sum(part_bytes for _, part_bytes in left[index])
-        if size <= room_bytes:
-            kept[index] = left[index]
-            room_bytes -= size
-            continue
-        if split_layers:
-            kept[index] = first_fit(left[index], room_bytes)
-        break
-    return tuple(kept)

@@ -63,7 +63,7 @@ def pose(
     """Return the problem; PinConflict when pins or shares contradict one another."""
     strategy = replace(
         strategy,
-        flash_attention=flash_attention(model, strategy),
+        flash_attention=flash_attention(model, machine, strategy),
         ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
         load_mode=_available(strategy.load_mode),
     )
@@ -85,8 +85,12 @@ def _available(mode: LoadMode | None) -> LoadMode | None:
     return None if mode is LoadMode.STREAM else mode
 
 
-def flash_attention(model: Model, strategy: Strategy) -> Toggle:
+def flash_attention(model: Model, machine: Machine, strategy: Strategy) -> Toggle:
     """Return the setting that the model and the KV encoding allow.
+
+    Left to the engine it depends on the placement (a layer whose attention the scheduler moves
+    turns it off for all), and with it the arithmetic. Processors compute it at every shape, so it
+    is simply on where no GPU of this machine takes part; on GPUs the engine's own test decides.
 
     Beliefs: a quantized V cache needs flash attention, and grok cannot have it -
     `llama_init_from_model` in src/llama-context.cpp @ llama-cpp-python 0.3.36 - checked by
@@ -95,6 +99,9 @@ def flash_attention(model: Model, strategy: Strategy) -> Toggle:
     encoding = BY_NAME.get(strategy.kv_encoding_v)
     is_quantized = encoding is not None and encoding.is_block_quantized
     wanted = Toggle.OFF if model.architecture == "grok" else strategy.flash_attention
+    has_local_gpu = any(not gpu.is_remote for gpu in machine.gpus)
+    if wanted is Toggle.AUTO and not (has_local_gpu and Tier.VRAM in strategy.hierarchy):
+        wanted = Toggle.ON
     if not is_quantized:
         return wanted
     if wanted is Toggle.OFF:
