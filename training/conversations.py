@@ -18,7 +18,7 @@ from training.intents import INTENTS, SMALL_TALK, Intent
 from training.tokenizer import TURN_END, TURN_START, turn_text, with_dropout
 from training.variation import vary
 
-OFF_TOPIC_SHARE: Final = 0.14
+OFF_TOPIC_SHARE: Final = 0.18
 PLAIN_SHARE: Final = 0.3  # of the questions, asked exactly as the text has them
 TURN_COUNT_WEIGHTS: Final = (80, 13, 7)  # for one, two and three turns
 SYSTEM_SHARE: Final = 0.04

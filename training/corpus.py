@@ -17,7 +17,7 @@ from training.off_topic import ACTIVITIES, FIXED, PEOPLE, PLACES, REFUSAL, THING
 
 OFF_TOPIC: Final = "off_topic"
 
-ASKING_FOR_A_NAME: Final = (
+ASKING_FOR_A_NAME: Final[tuple[str, ...]] = (
     "what {is|are} <name>",
     "{what's|whats} <name>",
     "what does <name> mean",
@@ -49,7 +49,7 @@ ASKING_FOR_A_NAME: Final = (
     "what is the {purpose|role|idea|use|point} of <name>",
 )
 
-ASKING_FOR_A_TASK: Final = (
+ASKING_FOR_A_TASK: Final[tuple[str, ...]] = (
     "how {do|can|could|would|should} i <task>",
     "how to <task>",
     "how do you <task>",

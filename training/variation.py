@@ -330,12 +330,14 @@ def _slip(text: str, rng: random.Random) -> str:
 
 def _dress(text: str, rng: random.Random) -> str:
     """Choose case and the closing mark."""
-    match rng.choices(("sentence", "as it is", "lower", "upper"), (45, 35, 18, 2))[0]:
+    match rng.choices(("sentence", "as it is", "lower", "title", "upper"), (44, 33, 16, 5, 2))[0]:
         case "sentence":
             text = text[:1].upper() + text[1:]
             text = re.sub(r"\bi\b", "I", text)
         case "lower":
             text = text.lower()
+        case "title":
+            text = text.title()
         case "upper":
             text = text.upper()
         case _:
