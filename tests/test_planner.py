@@ -408,3 +408,13 @@ def test_shared_tensors_have_places_by_role():
     shared = dict(plan.shared)
     assert shared[TensorRole.INPUT] == HOST
     assert shared[TensorRole.NORM] == shared[TensorRole.OUTPUT] == plan.devices[0]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "expected"),
+    [((), Toggle.ON), ((16 * GIB,), Toggle.AUTO)],
+    ids=["no GPU", "a GPU"],
+)
+def test_flash_attention_depends_on_no_placement_where_processors_compute(gpus, expected):
+    plan = planned(a_model(layers=2), a_machine(gpus=list(gpus)))
+    assert plan.flash_attention is expected
