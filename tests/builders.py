@@ -6,7 +6,9 @@ planner charges for drivers and compute buffers.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+from moerun.engine.arguments import EngineArgs
 from moerun.machine.description import (
     DeviceId,
     Gpu,
@@ -26,7 +28,7 @@ from moerun.model.description import (
     TensorRole,
     TensorUse,
 )
-from moerun.planning.strategy import Strategy
+from moerun.planning.strategy import LoadMode, Strategy, Toggle
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -218,3 +220,24 @@ def a_machine(
 
 def without_margins(strategy: Strategy | None = None) -> Strategy:
     return replace(strategy or Strategy(), gpu_margin_bytes=0, host_margin_bytes=0)
+
+
+def some_arguments(**changes: Any) -> EngineArgs:
+    """Return engine arguments for the processor alone, changed as asked."""
+    values: dict[str, Any] = {
+        "model_path": "/models/model.gguf",
+        "devices": (),
+        "n_gpu_layers": 0,
+        "tensor_split": (),
+        "overrides": (),
+        "context_tokens": 512,
+        "batch_tokens": 64,
+        "ubatch_tokens": 32,
+        "kv_encoding_k": "F16",
+        "kv_encoding_v": "F16",
+        "flash_attention": Toggle.AUTO,
+        "extra_buffers": False,
+        "load_mode": LoadMode.MMAP,
+        "threads": 1,  # more only wait for one another on models this small
+    }
+    return EngineArgs(**values | changes)

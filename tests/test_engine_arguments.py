@@ -19,30 +19,20 @@ from moerun.engine.tensor_patterns import number_patterns, patterns_for
 from moerun.machine.description import HOST, SSD, DeviceId, GpuBackend
 from moerun.model.description import Layer, Model, TensorRole, TensorUse
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import LoadMode, Pin, Strategy, Toggle
-from tests.builders import GIB, MIB, a_gpu, a_layer, a_machine, a_model, a_tensor, with_offsets
+from moerun.planning.strategy import LoadMode, Pin, Strategy
+from tests.builders import (
+    GIB,
+    MIB,
+    a_gpu,
+    a_layer,
+    a_machine,
+    a_model,
+    a_tensor,
+    some_arguments,
+    with_offsets,
+)
 
 FIRST, SECOND = DeviceId("gpu:a"), DeviceId("gpu:b")
-
-
-def some_args(**changes: object) -> EngineArgs:
-    bare = EngineArgs(
-        model_path="/models/test.gguf",
-        devices=(),
-        n_gpu_layers=0,
-        tensor_split=(),
-        overrides=(),
-        context_tokens=4096,
-        batch_tokens=2048,
-        ubatch_tokens=512,
-        kv_encoding_k="F16",
-        kv_encoding_v="F16",
-        flash_attention=Toggle.AUTO,
-        extra_buffers=False,
-        load_mode=LoadMode.MMAP,
-        threads=2,
-    )
-    return replace(bare, **changes)  # type: ignore[arg-type]
 
 
 def two_devices(**changes: object) -> EngineArgs:
@@ -50,7 +40,7 @@ def two_devices(**changes: object) -> EngineArgs:
         EngineDeviceRef(id=FIRST, engine_name="CUDA0"),
         EngineDeviceRef(id=SECOND, engine_name="CUDA1"),
     )
-    return some_args(devices=devices, **changes)
+    return some_arguments(devices=devices, **changes)
 
 
 def layers_of(args: EngineArgs, model: Model) -> list[DeviceId]:
@@ -60,8 +50,8 @@ def layers_of(args: EngineArgs, model: Model) -> list[DeviceId]:
 
 def test_without_devices_everything_is_on_the_host():
     model = a_model(layers=3)
-    assert set(simulate(some_args(n_gpu_layers=99), model).values()) == {HOST}
-    assert output_device(some_args(n_gpu_layers=99), model) == HOST
+    assert set(simulate(some_arguments(n_gpu_layers=99), model).values()) == {HOST}
+    assert output_device(some_arguments(n_gpu_layers=99), model) == HOST
 
 
 def test_layers_count_from_the_end_and_the_output_is_one_of_them():
@@ -153,13 +143,13 @@ def test_what_lies_on_ssd_is_mapped_into_the_host():
 
 def test_mapped_buffers_are_spans_and_allocated_ones_are_sums():
     model = a_model(layers=4)
-    mapped = predicted_buffers(some_args(), model)
+    mapped = predicted_buffers(some_arguments(), model)
     (buffer,) = mapped
     tensors = model.loaded_tensors
     end = max(t.offset_bytes + t.size_bytes for t in tensors)
     assert buffer.buffer == "CPU_Mapped"
     assert buffer.size_bytes == end - min(t.offset_bytes for t in tensors)
-    (copied,) = predicted_buffers(some_args(load_mode=LoadMode.COPY), model)
+    (copied,) = predicted_buffers(some_arguments(load_mode=LoadMode.COPY), model)
     assert (copied.buffer, copied.size_bytes) == ("CPU", model.weight_bytes)
 
 
@@ -184,7 +174,7 @@ def test_a_span_covers_what_lies_between():
 
 def test_a_tied_output_is_a_second_buffer_only_on_another_device():
     model = a_model(layers=2, is_tied=True, expert=0)
-    on_host = predicted_buffers(some_args(load_mode=LoadMode.COPY), model)
+    on_host = predicted_buffers(some_arguments(load_mode=LoadMode.COPY), model)
     assert sum(b.size_bytes for b in on_host) == model.weight_bytes
     args = two_devices(n_gpu_layers=3, tensor_split=(3.0, 0.0), load_mode=LoadMode.COPY)
     assert sum(b.size_bytes for b in predicted_buffers(args, model)) == (

@@ -15,8 +15,8 @@ from moerun.engine.load_log import (
     read_notes,
 )
 from moerun.machine.description import HOST, DeviceId
-from moerun.planning.strategy import LoadMode, Toggle
 from moerun.units import MIB
+from tests.builders import some_arguments
 
 LOGS = Path(__file__).parent / "fixtures" / "logs"
 FIRST = DeviceId("gpu:RPC0[127.0.0.1:50052]")
@@ -28,21 +28,8 @@ def recorded(name: str) -> list[str]:
 
 
 def args_with(*devices: tuple[DeviceId, str]) -> EngineArgs:
-    return EngineArgs(
-        model_path="model.gguf",
-        devices=tuple(EngineDeviceRef(id=device, engine_name=name) for device, name in devices),
-        n_gpu_layers=0,
-        tensor_split=(),
-        overrides=(),
-        context_tokens=512,
-        batch_tokens=512,
-        ubatch_tokens=512,
-        kv_encoding_k="F16",
-        kv_encoding_v="F16",
-        flash_attention=Toggle.AUTO,
-        extra_buffers=False,
-        load_mode=LoadMode.MMAP,
-        threads=2,
+    return some_arguments(
+        devices=tuple(EngineDeviceRef(id=device, engine_name=name) for device, name in devices)
     )
 
 

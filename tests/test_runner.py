@@ -8,38 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import GenerationRequest, Message, StopReason
 from moerun.errors import EngineCrashed, EngineOutOfMemory, EngineRefused, UsageError
-from moerun.planning.strategy import LoadMode, Toggle
 from moerun.runner import protocol
 from moerun.runner.interruption import interrupts
 from moerun.runner.parent import Runner
 from moerun.runner.protocol import RunnerFault
 from moerun.runner.statistics import MemorySample
+from tests.builders import some_arguments
 from tests.fakes import FAILING_ENGINE, FAKE_ENGINE, FAKE_VERSION, NO_ENGINE
 
 ROOT = Path(__file__).parents[1]
 
 
 def some_args(name="model.gguf", **changes):
-    fields = {
-        "model_path": f"/models/{name}",
-        "devices": (),
-        "n_gpu_layers": 0,
-        "tensor_split": (),
-        "overrides": (),
-        "context_tokens": 512,
-        "batch_tokens": 64,
-        "ubatch_tokens": 32,
-        "kv_encoding_k": "F16",
-        "kv_encoding_v": "F16",
-        "flash_attention": Toggle.AUTO,
-        "extra_buffers": False,
-        "load_mode": LoadMode.MMAP,
-        "threads": 1,
-    }
-    return EngineArgs(**{**fields, **changes})
+    return some_arguments(model_path=f"/models/{name}", **changes)
 
 
 def prompt(text):

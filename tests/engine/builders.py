@@ -9,30 +9,14 @@ from moerun.engine.interface import GenerationRequest, GenerationResult
 from moerun.engine.llama import LlamaEngine, LlamaSession
 from moerun.machine.description import EngineDeviceKind
 from moerun.machine.gpus import device_id_of
-from moerun.planning.strategy import LoadMode, Toggle
+from tests.builders import some_arguments
 
 ENGINE = LlamaEngine(log_sink=None)
 
 
 def arguments(path: Path, **changes: Any) -> EngineArgs:
     """Return arguments for the processor alone, changed as asked."""
-    values: dict[str, Any] = {
-        "model_path": str(path),
-        "devices": (),
-        "n_gpu_layers": 0,
-        "tensor_split": (),
-        "overrides": (),
-        "context_tokens": 512,
-        "batch_tokens": 64,
-        "ubatch_tokens": 32,
-        "kv_encoding_k": "F16",
-        "kv_encoding_v": "F16",
-        "flash_attention": Toggle.AUTO,
-        "extra_buffers": False,
-        "load_mode": LoadMode.MMAP,
-        "threads": 2,
-    }
-    return EngineArgs(**values | changes)
+    return some_arguments(model_path=str(path), **changes)
 
 
 def device_references(workers: tuple[str, ...]) -> tuple[EngineDeviceRef, ...]:
