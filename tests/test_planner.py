@@ -418,3 +418,17 @@ def test_shared_tensors_have_places_by_role():
 def test_flash_attention_depends_on_no_placement_where_processors_compute(gpus, expected):
     plan = planned(a_model(layers=2), a_machine(gpus=list(gpus)))
     assert plan.flash_attention is expected
+
+
+@pytest.mark.parametrize(
+    ("total", "policy", "margin"),
+    [
+        (64 * GIB, AllocationPolicy.ADAPTIVE, 2 * GIB),
+        (64 * GIB, AllocationPolicy.CONSERVATIVE, 4 * GIB),
+        (2 * GIB, AllocationPolicy.ADAPTIVE, GIB // 4),
+        (2 * GIB, AllocationPolicy.CONSERVATIVE, GIB // 4),
+    ],
+)
+def test_a_small_host_keeps_no_more_than_an_eighth_free(total, policy, margin):
+    assert Strategy(allocation_policy=policy).host_margin_of(total) == margin
+    assert Strategy(host_margin_bytes=7).host_margin_of(total) == 7

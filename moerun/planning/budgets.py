@@ -136,10 +136,8 @@ def _host_room(machine: Machine, strategy: Strategy, pool: int | None) -> Room:
     if pool is not None and pool < min(available, bound):
         bound = pool
         because = f"{format_gib(pool)} are shared with the GPU"
-    margin = strategy.host_margin_bytes
-    if margin is None:
-        margin = strategy.default_host_margin_bytes
     total = machine.host.total_bytes
+    margin = strategy.host_margin_of(total)
     return _room(HOST, available, min(available, bound), total, margin, because)
 
 

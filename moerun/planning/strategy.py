@@ -104,6 +104,7 @@ class Pin:
 
 DEFAULT_CONTEXT_TOKENS: Final = 8192
 MINIMUM_CONTEXT_TOKENS: Final = 256
+_SMALL_HOST_PARTS: Final = 8  # of a small host, one is the margin
 CONTEXT_STEP_TOKENS: Final = 256  # llama.cpp pads the context to this
 
 
@@ -149,6 +150,15 @@ class Strategy:
 
     @property
     def default_host_margin_bytes(self) -> int:
-        """What stays free of host memory when the user sets no margin."""
+        """What stays free of ample host memory when the user sets no margin."""
         conservative = self.allocation_policy is AllocationPolicy.CONSERVATIVE
         return 4096 * MIB if conservative else 2048 * MIB
+
+    def host_margin_of(self, total_bytes: int) -> int:
+        """Return what stays free of that much host memory: of little no more than an eighth.
+
+        A container of 2 GiB would otherwise have no room for the smallest model.
+        """
+        if self.host_margin_bytes is not None:
+            return self.host_margin_bytes
+        return min(self.default_host_margin_bytes, total_bytes // _SMALL_HOST_PARTS)

@@ -86,7 +86,8 @@ def load_as_planned(
     except EngineOutOfMemory as full:
         device = _full_device(full, plan)
         careful = with_larger_margin(strategy, plan, device)
-        voice.warn(_say_again(full, device, strategy, careful, label=voice.label(device)))
+        margins = tuple(_margin_bytes(each, plan, device) for each in (strategy, careful))
+        voice.warn(_say_again(full, *margins, label=voice.label(device)))
         runner.restart()  # what the failed load left on the device goes with its process
         try:
             plan = measured_plan(runner, careful, deciding=deciding)
@@ -121,7 +122,7 @@ def with_larger_margin(strategy: Strategy, plan: Plan, device: DeviceId) -> Stra
     """
     budget = next((b.budget_bytes for b in plan.budgets if b.device == device), 0)
     step_bytes = budget // _MARGIN_STEP_PARTS
-    now_bytes = _margin_bytes(strategy, device)
+    now_bytes = _margin_bytes(strategy, plan, device)
     larger_bytes = max(2 * now_bytes, now_bytes + step_bytes)
     if device == HOST:
         return replace(strategy, host_margin_bytes=larger_bytes)
@@ -150,24 +151,22 @@ def _full_device(full: EngineOutOfMemory, plan: Plan) -> DeviceId:
     return plan.devices[0] if plan.devices else HOST
 
 
-def _margin_bytes(strategy: Strategy, device: DeviceId) -> int:
+def _margin_bytes(strategy: Strategy, plan: Plan, device: DeviceId) -> int:
     if device == HOST:
-        own = strategy.host_margin_bytes
-        return strategy.default_host_margin_bytes if own is None else own
+        return strategy.host_margin_of(
+            next((b.total_bytes for b in plan.budgets if b.device == HOST), 0)
+        )
     own = strategy.gpu_margin_bytes
     return strategy.default_gpu_margin_bytes if own is None else own
 
 
-def _say_again(
-    full: EngineOutOfMemory, device: DeviceId, before: Strategy, after: Strategy, *, label: str
-) -> str:
+def _say_again(full: EngineOutOfMemory, before_bytes: int, after_bytes: int, *, label: str) -> str:
     asked = ""
     if full.requested_bytes:
         asked = f" ({format_gib(full.requested_bytes)} more were asked for)"
     return (
         f"{label} ran out of memory while loading{asked}; planning once more with "
-        f"{format_gib(_margin_bytes(after, device))} kept free on it instead of "
-        f"{format_gib(_margin_bytes(before, device))}"
+        f"{format_gib(after_bytes)} kept free on it instead of {format_gib(before_bytes)}"
     )
 
 
