@@ -213,7 +213,12 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
         found.append(_assumed(device, ChargeKind.MARGIN, margin))
     found += [
         Charge(device=HOST, kind=kind, size_bytes=s.size_bytes, confidence=s.confidence)
-        for kind, s in host_charges(at, with_gpu=bool(candidate.devices), work=candidate.need.work)
+        for kind, s in host_charges(
+            at,
+            with_gpu=bool(candidate.devices),
+            work=candidate.need.work,
+            is_pipelined=candidate.is_pipelined,
+        )
     ]
     staging = candidate.need.staging_bytes
     margin = at.problem.rooms.host.margin_bytes

@@ -164,7 +164,9 @@ def compute(
         phases.append(shape.feed_forward_values * row + mask)
     if Work.OUTPUT in work:
         phases.append(shape.output_values * row + 2 * embedding)
-    size = max(phases) + (copies - 1) * (mask + embedding)
+    # a host that only holds the inputs keeps the hidden state once in each copy, a device twice
+    kept = mask + (embedding if Work.LAYERS in work else embedding // 2)
+    size = max(phases) + (copies - 1) * kept
     return Sized(size_bytes=size, confidence=Confidence.DERIVED)
 
 

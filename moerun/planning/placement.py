@@ -71,11 +71,8 @@ class Candidate:
 
     @property
     def is_pipelined(self) -> bool:
-        """Whether batches may run through several devices in turn: with no weight on the host.
-
-        Belief: `pipeline_parallel` in src/llama-context.cpp @ llama-cpp-python 0.3.36.
-        """
-        return len(self.devices) > 1 and not self.has_staging
+        """Whether batches may run through several devices in turn."""
+        return _is_pipelined(len(self.devices), has_staging=self.has_staging)
 
     @property
     def short_bytes(self) -> int:
@@ -93,6 +90,15 @@ class Candidate:
         """Return what makes one candidate better than another: less is better."""
         count = len(self.devices)
         return (*self.slow_bytes, count, self.remote_layers, -self.bandwidth_bytes_per_s)
+
+
+def _is_pipelined(device_count: int, *, has_staging: bool) -> bool:
+    """Whether batches may run through several devices in turn: with no weight on the host.
+
+    Belief: `pipeline_parallel` in src/llama-context.cpp @ llama-cpp-python 0.3.36 - checked by
+    tests/engine/test_compute_buffers.py.
+    """
+    return device_count > 1 and not has_staging
 
 
 def best_candidate(at: Situation) -> Candidate | None:
@@ -159,7 +165,13 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
     multiplies = host_layers or any(left) or load.pins_host_matrices
     if devices and not has_staging and multiplies:
         return None  # something stays on the host, so large batches need staging
-    need = _host_need(at, host_layers=host_layers, with_gpu=bool(devices), left=left)
+    need = _host_need(
+        at,
+        host_layers=host_layers,
+        with_gpu=bool(devices),
+        left=left,
+        is_pipelined=_is_pipelined(len(devices), has_staging=has_staging),
+    )
     used = sum(
         _usable_bytes(at, gpu, has_staging=has_staging) - capacity + _run_bytes(at.freight, run)
         for gpu, capacity, run in zip(devices, capacities, runs, strict=True)
@@ -179,7 +191,7 @@ def _capacities(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -
             gpu,
             has_output=gpu is devices[-1],
             has_staging=has_staging,
-            is_pipelined=len(devices) > 1 and not has_staging,
+            is_pipelined=_is_pipelined(len(devices), has_staging=has_staging),
         )
         for gpu in devices
     )
@@ -233,7 +245,12 @@ def _left_over(load: Cargo, runs: tuple[Run, ...]) -> tuple[PartBytes, ...]:
 
 
 def _host_need(
-    at: Situation, *, host_layers: int, with_gpu: bool, left: tuple[PartBytes, ...]
+    at: Situation,
+    *,
+    host_layers: int,
+    with_gpu: bool,
+    left: tuple[PartBytes, ...],
+    is_pipelined: bool = False,
 ) -> HostNeed:
     problem = at.problem
     load = problem.cargo
@@ -245,7 +262,7 @@ def _host_need(
         work |= Work.EXPERTS | Work.LAYERS
     if not with_gpu:
         work |= Work.OUTPUT
-    charges = host_charges(at, with_gpu=with_gpu, work=work)
+    charges = host_charges(at, with_gpu=with_gpu, work=work, is_pipelined=is_pipelined)
     fixed += sum(sized.size_bytes for _, sized in charges)
     if host_layers:
         fixed += load.repeated_bytes

@@ -171,12 +171,16 @@ def gpu_charges(
 
 
 def host_charges(
-    at: Situation, *, with_gpu: bool, work: Work
+    at: Situation, *, with_gpu: bool, work: Work, is_pipelined: bool = False
 ) -> tuple[tuple[ChargeKind, Sized], ...]:
     """Return what the host is charged before any tensor, for what it computes."""
     problem = at.problem
     derived = fixed_charges.compute(
-        problem.shapes, problem.strategy, context_tokens=at.context_tokens, work=work
+        problem.shapes,
+        problem.strategy,
+        context_tokens=at.context_tokens,
+        work=work,
+        is_pipelined=is_pipelined,
     )
     compute = fixed_charges.measured_or(
         derived,

@@ -54,12 +54,18 @@ def measured(args: EngineArgs, place: DeviceId) -> int:
     return size
 
 
-def check(path: Path, args: EngineArgs, place: DeviceId, work: Work) -> None:
+def check(
+    path: Path, args: EngineArgs, place: DeviceId, work: Work, *, is_pipelined: bool = False
+) -> None:
     strategy = replace(
         STRATEGY, ubatch_tokens=args.ubatch_tokens, flash_attention=args.flash_attention
     )
     formula = compute(
-        shapes(read_model(path)), strategy, context_tokens=args.context_tokens, work=work
+        shapes(read_model(path)),
+        strategy,
+        context_tokens=args.context_tokens,
+        work=work,
+        is_pipelined=is_pipelined,
     )
     real = measured(args, place)
     assert TOO_LITTLE * real <= formula.size_bytes <= TOO_MUCH * real, (place, work)
@@ -99,3 +105,14 @@ def test_a_host_that_computes_the_experts(
         path, devices=(reference,), workers=(address,), n_gpu_layers=999, overrides=experts
     )
     check(path, args, HOST, Work.EXPERTS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_two_devices_that_work_in_turn_keep_their_inputs_several_times(
+    name: str, file_of: Callable[[str], Path], two_workers: tuple[str, str]
+):
+    path, references = file_of(name), device_references(two_workers)
+    args = on_the_cpu(path, devices=references, workers=two_workers, n_gpu_layers=999)
+    check(path, args, references[0].id, Work.LAYERS | Work.EXPERTS, is_pipelined=True)
+    check(path, args, references[1].id, EVERYTHING, is_pipelined=True)
+    check(path, args, HOST, Work.INPUTS, is_pipelined=True)
