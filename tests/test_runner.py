@@ -124,6 +124,31 @@ def test_a_second_ctrl_c_leaves_a_runner_that_does_not_heed_the_first(tmp_path):
     assert not is_alive(pids[0])
 
 
+def test_a_runner_that_reads_nothing_more_holds_nobody_back_who_leaves(tmp_path):
+    code = f"""
+import signal, sys
+from pathlib import Path
+from moerun.engine.interface import GenerationRequest
+from moerun.runner.interruption import terminations
+from moerun.runner.parent import Runner
+from tests.test_runner import some_args
+with terminations(), Runner(log_folder=Path({str(tmp_path)!r}), engine={FAKE_ENGINE!r}) as runner:
+    runner.load(some_args())
+    import os
+    os.kill(runner.pid, signal.SIGSTOP)
+    print("stopped", flush=True)
+    runner.generate(GenerationRequest(prompt="x" * 1_000_000), on_text=print)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"stopped\n"
+        time.sleep(0.3)  # it now writes into a pipe that is full, or is about to
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+
+
 def test_statistics_come_while_an_answer_is_made(runner):
     runner.load(some_args())
     samples: list[MemorySample] = []

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # Notes that hold one of these are of devices that may make a run faster; `doctor` prints all.
 _DEVICE_WORDS: Final = ("GPU", "card", "worker", "rebuild")
+_WITHOUT_WHICH_NOTHING_LOADS: Final = ("version", "library")  # steps of the engine's check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
     from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
     from moerun.engine.abi import require_version
     from moerun.engine.check_record import check_engine_once
+    from moerun.errors import EngineMismatch
     from moerun.places import state_folder
     from moerun.planning.strategy import Toggle
 
@@ -114,6 +116,9 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
     machine = with_limits_checked(machine, settings)
     strategy = settings.settings.strategy
     if not check.is_sound:
+        for finding in check.problems:
+            if finding.name in _WITHOUT_WHICH_NOTHING_LOADS:
+                raise EngineMismatch(finding.detail)
         what = "; ".join(f"{finding.name}: {finding.detail}" for finding in check.problems)
         warn(f"the engine is not as moerun expects it ({what}); loading plainly, without GPUs")
         machine = replace(machine, gpus=())

@@ -151,7 +151,8 @@ class Runner:
     ) -> GenerationResult:
         """Answer, handing over text as it comes; returns early, with a result, when cancelled.
 
-        An exception of `on_text` cancels the answer and passes on.
+        An exception of `on_text` cancels the answer and passes on. What ends the whole program
+        does not: a runner that reads nothing more would hold it back.
         """
 
         def receive(event: Event) -> None:
@@ -168,7 +169,7 @@ class Runner:
                 on_event=receive,
                 number=number,
             )
-        except BaseException:
+        except Exception:
             self._send_cancel(number)
             raise
         finally:

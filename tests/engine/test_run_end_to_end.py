@@ -358,6 +358,16 @@ def test_an_engine_that_is_not_as_expected_loads_plainly(environment, moerun, mo
         assert abs(row["drift_fraction"]) < 0.01, row
 
 
+def test_an_engine_that_cannot_be_opened_is_one_sentence(environment, moerun, model, tmp_path):
+    problem = {"name": "library", "is_ok": False, "detail": "The libraries cannot be opened."}
+    check = {"engine_version": "0.3.36", "findings": [problem]}
+    document = {"schema": SCHEMA, "key": engine_key(), "check": check}
+    (tmp_path / FILE_NAME).write_text(json.dumps(document))
+    done = moerun("run", model, "hi", env={**environment, "MOERUN_STATE_DIR": str(tmp_path)})
+    assert done.returncode == 6
+    assert done.stderr == b"Error: The libraries cannot be opened.\n"
+
+
 def test_watching_prints_one_document_a_line_until_ctrl_c(start, environment):
     records = Path(environment["MOERUN_STATE_DIR"], "runners")
     records.mkdir(exist_ok=True)
