@@ -86,6 +86,17 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "typer": ("moerun.cli",),
     "rich": ("moerun.report", "moerun.cli"),
 }
+# What Windows does not have.
+UNIX_MODULES = {
+    "crypt", "curses", "fcntl", "grp", "posix", "pty", "pwd", "readline", "resource", "spwd",
+    "syslog", "termios", "tty",
+}  # fmt: skip
+UNIX_NAMES = {
+    *(f"signal.SIG{name}" for name in ("KILL", "HUP", "USR1", "USR2", "PIPE", "ALRM", "CHLD",
+                                       "CONT", "STOP", "TSTP", "QUIT", "WINCH")),
+    *(f"os.{name}" for name in ("fork", "geteuid", "getuid", "killpg", "mkfifo", "setsid",
+                                "sched_getaffinity", "statvfs", "sysconf", "uname")),
+}  # fmt: skip
 # Typer gives only the command line's functions their values, so booleans and lists are theirs.
 NOUNS = (
     "moerun.model.description",
@@ -223,6 +234,17 @@ def test_there_are_no_circles():
             module: needed - leaves for module, needed in graph.items() if module not in leaves
         }
     assert not graph, f"these import one another in a circle: {sorted(graph)}"
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_every_system_can_import_it(module: str):
+    """What only some systems have is asked for when it is needed, never at import."""
+    at_start = list(nodes_of(tree_of(module), at_start=True))
+    assert not {i.partition(".")[0] for i in imports_of(module, at_start=True)} & UNIX_MODULES
+    for node in at_start:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            assert name not in UNIX_NAMES, f"{module}:{node.lineno} uses {name} at import"
 
 
 def dataclasses_of(module: str) -> Iterator[tuple[ast.ClassDef, ast.expr]]:
