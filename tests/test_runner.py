@@ -126,7 +126,8 @@ def test_a_second_ctrl_c_leaves_a_runner_that_does_not_heed_the_first(tmp_path):
 
 def test_a_runner_that_reads_nothing_more_holds_nobody_back_who_leaves(tmp_path):
     code = f"""
-import signal, sys
+import os
+import signal
 from pathlib import Path
 from moerun.engine.interface import GenerationRequest
 from moerun.runner.interruption import terminations
@@ -134,7 +135,6 @@ from moerun.runner.parent import Runner
 from tests.test_runner import some_args
 with terminations(), Runner(log_folder=Path({str(tmp_path)!r}), engine={FAKE_ENGINE!r}) as runner:
     runner.load(some_args())
-    import os
     os.kill(runner.pid, signal.SIGSTOP)
     print("stopped", flush=True)
     runner.generate(GenerationRequest(prompt="x" * 1_000_000), on_text=print)
@@ -142,11 +142,14 @@ with terminations(), Runner(log_folder=Path({str(tmp_path)!r}), engine={FAKE_ENG
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"stopped\n"
-        time.sleep(0.3)  # it now writes into a pipe that is full, or is about to
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"stopped\n"
+            time.sleep(0.3)  # it now writes into a pipe that is full, or is about to
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
 
 
 def test_statistics_come_while_an_answer_is_made(runner):
