@@ -176,10 +176,12 @@ def test_reasons_on_ssd_tell_a_wish_from_full_memory():
     [
         (16 * GIB, 0.55, "rounded down to whole matrices"),
         (1 * GIB, 1.0, "there is not room for more"),
+        (0, 0.5, "no GPU is used"),
     ],
 )
 def test_a_share_that_is_not_reached_says_why(gpu_bytes: int, share: float, why: str):
-    plan = planned(a_model(layers=4), a_machine(gpus=[gpu_bytes]), residency(share, None))
+    gpus = [gpu_bytes] if gpu_bytes else []
+    plan = planned(a_model(layers=4), a_machine(gpus=gpus), residency(share, None))
     (caution,) = [c for c in plan.cautions if c.code == "expert-share"]
     assert caution.message.endswith(why)
 
@@ -190,3 +192,12 @@ def test_more_layers_kept_off_the_gpus_than_there_are_is_all_of_them():
     )
     (decision,) = [decision for decision in plan.decisions if decision.step == "pins"]
     assert decision.subject == "experts of the first 4 of 4 layers"
+
+
+def test_wishes_for_experts_of_a_model_without_them_say_that_they_change_nothing():
+    model, machine = a_model(layers=4, expert=0), a_machine(gpus=[16 * GIB])
+    assert planned(model, machine).cautions == ()
+    strategy = replace(residency(0.5, None), cpu_expert_layers=2)
+    (caution,) = planned(model, machine, strategy).cautions
+    assert caution.code == "no-experts"
+    assert caution.message.startswith("expert_residency and cpu_expert_layers change nothing: ")

@@ -38,7 +38,9 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
     """Return what share of the experts is there where another was wanted, and why."""
     residency = problem.strategy.expert_residency
     total = problem.cargo.expert_bytes
-    if residency is None or not total:
+    if not total:
+        return _wishes_without_experts(problem)
+    if residency is None:
         return []
     in_vram = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in plan.devices)
     in_ram = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS)
@@ -53,6 +55,8 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
         is_rounded = int(total * wanted) - size < step
         unit = "matrices" if problem.strategy.split_layers else "layers"
         why = f"rounded down to whole {unit}" if is_rounded else "there is not room for more"
+        if name == "VRAM" and not plan.devices:
+            why = "no GPU is used"
         found.append(
             Caution(
                 code="expert-share",
@@ -61,6 +65,24 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
             )
         )
     return found
+
+
+def _wishes_without_experts(problem: Problem) -> list[Caution]:
+    """Return that wishes for experts change nothing where there are none."""
+    names = []
+    if problem.strategy.expert_residency is not None:
+        names.append("expert_residency")
+    if problem.strategy.cpu_expert_layers:
+        names.append("cpu_expert_layers")
+    if not names:
+        return []
+    verb = "changes" if len(names) == 1 else "change"
+    return [
+        Caution(
+            code="no-experts",
+            message=f"{' and '.join(names)} {verb} nothing: {problem.model.name} has no experts",
+        )
+    ]
 
 
 def _step_bytes(problem: Problem) -> int:

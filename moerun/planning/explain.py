@@ -130,7 +130,7 @@ def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     if candidate.host_layers == 0:
         return Decision(
             step="dense",
-            subject=f"attention, norms, routers and KV cache of all {count} layers, the output",
+            subject=f"{_dense_parts(problem)} and KV cache of all {count} layers, the output",
             chosen=f"{format_gib(dense)} in VRAM",
             because="every token needs them, and KV outside VRAM costs more speed than weights",
         )
@@ -141,6 +141,10 @@ def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
         because=f"the first {candidate.host_layers} with their KV cache find no room there",
         instead_of="all layers",
     )
+
+
+def _dense_parts(problem: Problem) -> str:
+    return "attention, norms, routers" if problem.model.is_sparse else "weights"
 
 
 def _context_line(choice: Choice, plan: Plan) -> Decision:
