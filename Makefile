@@ -24,8 +24,8 @@ test: dev ## what CI runs: lint, types, all tests with the real engine
 	$(MAKE) --no-print-directory lint type
 	$(BIN)/python -m pytest -m "not gpu and not slow"
 
-test-fast: dev ## tests without the engine
-	$(BIN)/python -m pytest -q -m "not engine and not gpu and not slow"
+test-fast: dev ## tests without the engine and without most of the seeded cases
+	$(BIN)/python -m pytest -q -m "not engine and not gpu and not slow and not many"
 
 test-engine: dev ## only the tests that load the real engine
 	$(BIN)/python -m pytest -m "engine and not gpu"

@@ -28,6 +28,12 @@ EXTREMES = (0, 1, 2, 3, 0x7F, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0x8000_0000, 0xFFFF_FFF
 EXTREMES_64 = (*EXTREMES, (1 << 63) - 1, 1 << 63, (1 << 64) - 1)
 
 
+in_chunks = pytest.mark.parametrize(
+    "chunk",
+    [0, *(pytest.param(chunk, marks=pytest.mark.many) for chunk in range(1, CHUNKS))],
+)
+
+
 @cache
 def seeds() -> tuple[tuple[bytes, int], ...]:
     """Return the header of each seed with the size of its file; the last are parts of one."""
@@ -144,7 +150,7 @@ def check_sentence(sentence: str, case: int) -> None:
     assert sentence == "" or (sentence.isprintable() and len(sentence) < LONGEST_SENTENCE), case
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@in_chunks
 def test_damaged_headers_are_sentences(chunk: int, tmp_path: Path):
     path = tmp_path / "s-00001-of-00002.gguf"
     # the other part lies beside it, so that a split header that survives can be read whole
@@ -164,7 +170,7 @@ def test_damaged_headers_are_sentences(chunk: int, tmp_path: Path):
     assert refused > BYTE_CASES // CHUNKS // 3
 
 
-@pytest.mark.parametrize("chunk", range(CHUNKS))
+@in_chunks
 def test_keys_that_do_not_go_together_are_sentences(chunk: int, tmp_path: Path):
     path = tmp_path / "x.gguf"
     refused = 0

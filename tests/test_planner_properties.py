@@ -24,7 +24,11 @@ from tests.random_cases import Case, a_case
 
 SEEDS = range(1500)
 CHUNKS = [SEEDS[start : start + 250] for start in range(0, len(SEEDS), 250)]
-in_chunks = pytest.mark.parametrize("seeds", CHUNKS, ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}")
+in_chunks = pytest.mark.parametrize(
+    "seeds",
+    [CHUNKS[0], *(pytest.param(chunk, marks=pytest.mark.many) for chunk in CHUNKS[1:])],
+    ids=lambda seeds: f"{seeds[0]}-{seeds[-1]}",
+)
 WEIGHTS = (ChargeKind.DENSE_WEIGHTS, ChargeKind.EXPERT_WEIGHTS)
 
 
