@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from moerun.engine.arguments import BufferReport, EngineArgs
 from moerun.engine.interface import (
+    ExpertSupplier,
     GenerationRequest,
     GenerationResult,
     LoadReport,
@@ -41,7 +42,11 @@ class FakeEngine:
         )
 
     def load(
-        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+        self,
+        args: EngineArgs,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+        supplier: ExpertSupplier | None = None,
     ) -> "FakeSession":
         sys.stderr.write("fake: loading tensors\n")
         if "crash" in args.model_path:

@@ -42,12 +42,38 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (
+        "moerun.experts",
+        (
+            *BASE,
+            *DESCRIPTIONS,
+            "moerun.engine.interface",
+            "moerun.places",
+            "moerun.machine",
+            "moerun.model",
+        ),
+    ),
+    (
         "moerun.runner",
-        (*BASE, *DESCRIPTIONS, "moerun.engine", "moerun.places", "moerun.machine", "moerun.model"),
+        (
+            *BASE,
+            *DESCRIPTIONS,
+            "moerun.engine",
+            "moerun.experts",
+            "moerun.places",
+            "moerun.machine",
+            "moerun.model",
+        ),
     ),
     (
         "moerun.report",
-        (*BASE, *DESCRIPTIONS, "moerun.settings", "moerun.engine", "moerun.runner"),
+        (
+            *BASE,
+            *DESCRIPTIONS,
+            "moerun.settings",
+            "moerun.engine",
+            "moerun.experts",
+            "moerun.runner",
+        ),
     ),
     ("moerun.cli", ("moerun",)),
     ("moerun.__main__", ("moerun.cli",)),
@@ -63,6 +89,10 @@ PURE = (
     "moerun.planning",
     "moerun.engine.arguments",
     "moerun.settings.description",
+    "moerun.experts.layout",
+    "moerun.experts.order",
+    "moerun.experts.policy",
+    "moerun.experts.simulate",
 )
 IMPURE_MODULES = {
     "os", "io", "sys", "time", "datetime", "random", "secrets", "logging", "pathlib", "subprocess",
@@ -72,7 +102,7 @@ IMPURE_CALLS = {"open", "print", "input"}
 # Packages from elsewhere, and the only places that may import them.
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "llama_cpp": ("moerun.engine",),
-    "numpy": ("moerun.engine",),
+    "numpy": ("moerun.engine", "moerun.experts"),
     "jinja2": ("moerun.engine",),
     "gguf": ("moerun.engine", "moerun.model"),
     "pynvml": ("moerun.machine.probe_nvml", "moerun.machine.probe_processes"),

@@ -7,10 +7,14 @@ Does not know: llama.cpp, processes, or how an answer is shown.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from moerun.engine.arguments import BufferReport, EngineArgs
 from moerun.planning.plan import Measurements
+
+if TYPE_CHECKING:  # values of this file are read by commands that must start fast
+    import numpy
+    import numpy.typing
 
 
 class StopReason(StrEnum):
@@ -92,6 +96,75 @@ class LoadReport:
     flash_attention: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedFile:
+    """A part of a model's file that the engine mapped: `size_bytes` at `address`."""
+
+    path: str
+    address: int
+    offset_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routing:
+    """The router's choice in one layer: a row of expert numbers for each token, in its order.
+
+    `experts` are the different ones. `rows` and `hidden` are arrays that live only during the
+    call: int32 of shape (tokens, experts used), and float32 of shape (tokens, width), the hidden
+    state that the router saw, where it was asked for.
+    """
+
+    layer: int
+    experts: tuple[int, ...]
+    rows: "numpy.typing.NDArray[numpy.int32]"
+    hidden: "numpy.typing.NDArray[numpy.float32] | None" = None
+    weights: "numpy.typing.NDArray[numpy.float32] | None" = None
+
+
+class ExpertSupplier(Protocol):
+    """What the engine asks while it runs a model whose experts are not all in memory.
+
+    Everything is called on the thread that runs the engine. An exception ends the answer: the
+    engine raises it again after the batch, and none of the batch's tokens leaves.
+    """
+
+    @property
+    def streamed(self) -> Mapping[str, int]:
+        """The tensors that the engine may read only after `supply`, with their layers."""
+        ...
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether `Routing.hidden` is wanted."""
+        ...
+
+    @property
+    def wants_weights(self) -> bool:
+        """Whether `Routing.weights` is wanted."""
+        ...
+
+    def attach(self, mapped: tuple[MappedFile, ...]) -> None:
+        """Take over the mappings, once after loading and before the first token."""
+        ...
+
+    def supply(self, routing: Routing) -> None:
+        """Return when the engine may read the chosen experts of the layer."""
+        ...
+
+    def supply_layer(self, layer: int) -> None:
+        """Return when the engine may read every expert of a layer whose choice it did not see."""
+        ...
+
+    def check(self) -> None:
+        """Raise when what was computed since the last call must not leave."""
+        ...
+
+    def close(self) -> None:
+        """The model is about to be freed."""
+        ...
+
+
 class EngineSession(Protocol):
     """One loaded model. Not thread-safe; `is_cancelled` is polled between tokens and batches."""
 
@@ -128,7 +201,14 @@ class Engine(Protocol):
         ...
 
     def load(
-        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+        self,
+        args: EngineArgs,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+        supplier: ExpertSupplier | None = None,
     ) -> EngineSession:
-        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log."""
+        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log.
+
+        A supplier is needed by, and only heard with, the load mode `stream` or a trace.
+        """
         ...

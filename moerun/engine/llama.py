@@ -20,7 +20,7 @@ from moerun.engine.decode import Decoder
 from moerun.engine.dry_run import measure
 from moerun.engine.engine_log import engine_log
 from moerun.engine.generate import generate
-from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
+from moerun.engine.interface import ExpertSupplier, GenerationRequest, GenerationResult, LoadReport
 from moerun.engine.load import LoadedModel, load_model
 from moerun.engine.load_log import read_flash_attention, read_notes
 from moerun.engine.sampling import choose_sampling
@@ -50,7 +50,11 @@ class LlamaEngine:
         return measure(args)
 
     def load(
-        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+        self,
+        args: EngineArgs,
+        *,
+        on_progress: Callable[[float], None] | None = None,
+        supplier: ExpertSupplier | None = None,
     ) -> "LlamaSession":
         """Load; raises EngineOutOfMemory or EngineRefused with the end of the log."""
         engine_log().sink = self._log_sink
