@@ -1,12 +1,33 @@
 """Where the experts of a model lie in its files, and what else the host always needs of them.
 
+Belief: the matrices of all experts of a layer are one tensor each, expert after expert, and all of
+them are read by the same choice of the router - `build_moe_ffn`, src/llama-graph.cpp
+@ llama-cpp-python 0.3.36; not so a second set in the same layer (`ffn_*_chexps`), whose numbers
+the graph divides first - src/models/grovemoe.cpp. Checked by tests/test_expert_layout.py on the
+headers of real models.
+
 Knows: slices of files, by layer and expert.
 Does not know: addresses, memory, or which experts are held.
 """
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from moerun.model.description import ModelFile
+from moerun.errors import UnsupportedModel
+from moerun.machine.description import HOST, SSD, DeviceId
+from moerun.model.description import (
+    ExpertPart,
+    Layer,
+    Model,
+    ModelFile,
+    Tensor,
+    TensorUse,
+)
+
+_COMPUTED: Final = (ExpertPart.GATE, ExpertPart.UP, ExpertPart.GATE_UP, ExpertPart.DOWN)
+_MATRIX_DIMENSIONS: Final = 3  # columns, rows, experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +113,103 @@ class ExpertLayout:
             min(self.experts_used, self.expert_counts[layer]) * size_bytes
             for layer, size_bytes in self.slot_bytes.items()
         )
+
+
+def expert_layout(
+    model: Model, devices: Mapping[str, DeviceId], *, held: Collection[str] = ()
+) -> ExpertLayout:
+    """Return what streams of a model, and what the host always needs.
+
+    `devices` tell where every loaded tensor lives (`Plan.devices_by_tensor`): what lies on a GPU
+    is in neither. All matrices of experts on the host or on SSD stream, since RAM is a cache over
+    both, but those named by `held`. Raises UnsupportedModel when a matrix is not whole experts.
+    """
+    on_host = [tensor for tensor in model.loaded_tensors if _is_on_host(tensor, devices, model)]
+    here = {tensor.name for tensor in on_host} - set(held)
+    streamed = tuple(
+        _streamed(tensor, layer.index)
+        for layer in model.layers
+        for tensor in _routed_matrices(layer, model.expert_count)
+        if tensor.name in here
+    )
+    names = {tensor.name for tensor in streamed}
+    return ExpertLayout(
+        files=model.files,
+        tensors=streamed,
+        resident=_merged(model, {tensor.name for tensor in on_host} - names),
+        experts_used=model.experts_used,
+    )
+
+
+def _is_on_host(tensor: Tensor, devices: Mapping[str, DeviceId], model: Model) -> bool:
+    """Whether the host reads a tensor; a repeated one also where any layer computes there."""
+    if devices[tensor.name] in (HOST, SSD):
+        return True
+    if tensor.use is not TensorUse.REPEATED:
+        return False
+    return any(devices[t.name] == HOST for layer in model.layers for t in layer.dense_tensors)
+
+
+def _routed_matrices(layer: Layer, expert_count: int) -> Sequence[Tensor]:
+    """Return the matrices that the router's choice selects slices of, as they are computed.
+
+    Where a layer has two sets of experts, those of the model's own count are meant; two of one
+    count cannot be told apart, and none is returned.
+    """
+    found = [
+        tensor
+        for tensor in layer.expert_tensors
+        if tensor.part is not None and len(tensor.shape) == _MATRIX_DIMENSIONS
+    ]
+    if len({tensor.shape[-1] for tensor in found}) > 1:
+        found = [tensor for tensor in found if tensor.shape[-1] == expert_count]
+    if any(count > 1 for count in Counter(tensor.part for tensor in found).values()):
+        return ()
+    return sorted(found, key=lambda tensor: _COMPUTED.index(tensor.part or ExpertPart.GATE))
+
+
+def _streamed(tensor: Tensor, layer: int) -> StreamedTensor:
+    expert_count = tensor.shape[-1]
+    if expert_count < 1 or tensor.size_bytes % expert_count:
+        raise UnsupportedModel(
+            f"{tensor.name} has {tensor.size_bytes:,} bytes for {expert_count} experts, which is "
+            "no whole number for each, so its experts cannot be streamed; pass --streaming off, "
+            "or download the model again"
+        )
+    return StreamedTensor(
+        name=tensor.name,
+        layer=layer,
+        file_index=tensor.file_index,
+        offset_bytes=tensor.offset_bytes,
+        expert_bytes=tensor.size_bytes // expert_count,
+        expert_count=expert_count,
+    )
+
+
+def _merged(model: Model, names: Collection[str]) -> tuple[FileRange, ...]:
+    """Return the ranges of these tensors; neighbours are one range with the padding between."""
+    ranges: list[FileRange] = []
+    is_open = False  # whether the last range may grow: no other tensor lies behind it
+    for tensor in _in_file_order(model.tensors):
+        if tensor.name not in names:
+            is_open = False
+            continue
+        last = ranges[-1] if ranges else None
+        if is_open and last is not None and last.file_index == tensor.file_index:
+            start = last.offset_bytes
+            ranges.pop()
+        else:
+            start = tensor.offset_bytes
+        ranges.append(
+            FileRange(
+                file_index=tensor.file_index,
+                offset_bytes=start,
+                size_bytes=tensor.offset_bytes + tensor.size_bytes - start,
+            )
+        )
+        is_open = True
+    return tuple(ranges)
+
+
+def _in_file_order(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return sorted(tensors, key=lambda tensor: (tensor.file_index, tensor.offset_bytes))
