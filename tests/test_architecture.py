@@ -89,6 +89,7 @@ PURE = (
     "moerun.planning",
     "moerun.engine.arguments",
     "moerun.settings.description",
+    "moerun.experts.book",
     "moerun.experts.counters",
     "moerun.experts.layout",
     "moerun.experts.order",
