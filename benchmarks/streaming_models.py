@@ -1,0 +1,151 @@
+"""The models that streaming is measured with, written once and kept between runs.
+
+* `routed`: 5.2 GB, 24 layers of 128 experts of 1.6 MiB, 8 used, 321 MB of experts for each token.
+  One file holds two scripts of routing: one half of its tokens routes like Qwen3-30B-A3B, the other
+  half nearly uniformly (`streaming_routing`).
+* `expert-2.7`, `-12.6`, `-25`: some 2 to 3 GB with experts of so many MiB (those of Qwen3-30B-A3B
+  at Q4_K_M, of gpt-oss-120b, and twice that), for the time that a missing expert takes.
+* `235b`: the header of Qwen3-235B-A22B, 94 layers, 142 GiB, and holes for data: what it takes to
+  load a file that no memory holds. Its weights are all zero, so it answers, but says nothing.
+
+Nothing here is compressible but the holes of the last: a file system that packs or shares blocks
+would make the disk look faster than it is.
+
+Knows: shapes, files, and when a file may be used again.
+Does not know: what is measured with them.
+"""
+
+import hashlib
+import inspect
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks import streaming_routing, synthetic_model
+from benchmarks.streaming_routing import SKEWED, UNIFORM, embeddings, router
+from benchmarks.synthetic_model import RoutedVocabulary, SyntheticShape, write_synthetic_model
+from tests.real_shapes import write_sparse_gguf
+
+ROUTED_SHAPE: Final = SyntheticShape(experts=128, experts_used=8, has_own_blocks=True)
+SEED: Final = 1
+# Token numbers from here on are scripts; below are the special ones and those of single bytes.
+FIRST_SKEWED, FIRST_UNIFORM = 512, 2048
+
+LATENCY_SHAPES: Final = {
+    "expert-2.7": SyntheticShape(
+        layers=12, experts=64, experts_used=8, expert_ff=864, has_own_blocks=True
+    ),
+    "expert-12.6": SyntheticShape(
+        layers=6, width=2048, experts_used=4, expert_ff=2016, has_own_blocks=True
+    ),
+    "expert-25": SyntheticShape(
+        layers=4, width=4096, experts_used=4, expert_ff=2016, has_own_blocks=True
+    ),
+}
+LARGE: Final = "qwen3-235b-a22b-142gib"
+NAMES: Final = ("skewed", "uniform", *LATENCY_SHAPES, "235b")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkModel:
+    """A file, and the tokens that the benchmark feeds: a prompt, then one after the other."""
+
+    name: str
+    path: Path
+    first_token: int
+    token_count: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file."""
+        return self.path.stat().st_size
+
+    def script(
+        self, prompt_tokens: int, decoded_tokens: int
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the prompt and the tokens after it; ValueError when there are not as many."""
+        if prompt_tokens + decoded_tokens > self.token_count:
+            raise ValueError(
+                f"{self.name} has a script of {self.token_count} tokens, not "
+                f"{prompt_tokens + decoded_tokens}"
+            )
+        tokens = range(self.first_token, self.first_token + prompt_tokens + decoded_tokens)
+        return tuple(tokens[:prompt_tokens]), tuple(tokens[prompt_tokens:])
+
+
+def open_model(name: str, folder: Path) -> BenchmarkModel:
+    """Return a model by its name, and write its file if the folder has none that is the same."""
+    match name:
+        case "skewed" | "uniform":
+            path = _kept(folder / "routed.gguf", ROUTED_SHAPE, _write_routed)
+            first, end = (
+                (FIRST_SKEWED, FIRST_UNIFORM)
+                if name == "skewed"
+                else (FIRST_UNIFORM, ROUTED_SHAPE.vocabulary)
+            )
+            return BenchmarkModel(name=name, path=path, first_token=first, token_count=end - first)
+        case "235b":
+            path = _kept(folder / f"{LARGE}.gguf", LARGE, _write_large)
+            return BenchmarkModel(name=name, path=path, first_token=1000, token_count=4096)
+        case _:
+            shape = LATENCY_SHAPES[name]
+            path = _kept(folder / f"{name}.gguf", shape, _write_plain)
+            return BenchmarkModel(
+                name=name, path=path, first_token=512, token_count=shape.vocabulary - 512
+            )
+
+
+def routed_vocabulary(shape: SyntheticShape, *, seed: int) -> RoutedVocabulary:
+    """Return embeddings with both scripts, and routers."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((shape.vocabulary, shape.width), dtype=np.float32)
+    routers = tuple(router(shape.experts, shape.width, random) for _ in range(shape.layers))
+    skewed, uniform = slice(FIRST_SKEWED, FIRST_UNIFORM), slice(FIRST_UNIFORM, None)
+    rows[skewed] = embeddings(SKEWED, len(rows[skewed]), shape.width, random)
+    rows[uniform] = embeddings(UNIFORM, len(rows[uniform]), shape.width, random)
+    return RoutedVocabulary(embeddings=rows, routers=routers)
+
+
+def _write_routed(path: Path) -> None:
+    routed = routed_vocabulary(ROUTED_SHAPE, seed=SEED)
+    write_synthetic_model(path, ROUTED_SHAPE, seed=SEED, routed=routed)
+
+
+def _write_plain(path: Path) -> None:
+    write_synthetic_model(path, LATENCY_SHAPES[path.name.partition(".gguf")[0]], seed=SEED)
+
+
+def _write_large(path: Path) -> None:
+    write_sparse_gguf(path, LARGE)
+
+
+def _kept(path: Path, shape: SyntheticShape | str, write: Any) -> Path:
+    """Write a file unless it is there as this very program writes it, and return its path."""
+    record = path.with_suffix(".json")
+    wanted = fingerprint(shape)
+    if path.exists() and record.exists():
+        known = json.loads(record.read_text())
+        if known == {"fingerprint": wanted, "size_bytes": path.stat().st_size}:
+            return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)
+    part = path.with_name(path.name + ".part")
+    write(part)
+    with part.open("rb") as file:  # dirty pages cannot be dropped, and would be read from memory
+        os.fsync(file.fileno())
+    part.replace(path)
+    size_bytes = path.stat().st_size
+    record.write_text(json.dumps({"fingerprint": wanted, "size_bytes": size_bytes}))
+    return path
+
+
+def fingerprint(shape: SyntheticShape | str) -> str:
+    """Return what changes when the file would: its shape and the program that writes it."""
+    sources = "".join(map(inspect.getsource, (streaming_routing, synthetic_model)))
+    facts = shape if isinstance(shape, str) else asdict(shape)
+    text = json.dumps([facts, SEED, FIRST_SKEWED, FIRST_UNIFORM, sources], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
