@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 Value = TypeVar("Value")
 
+_SCALARS = (int, bool, str, float)
+
 
 def to_plain(value: object) -> Any:
     """Return `value` as JSON-ready data; keys of a dataclass are its field names."""
@@ -23,7 +25,8 @@ def to_plain(value: object) -> Any:
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, tuple | list):
-        return [to_plain(item) for item in value]
+        # Long tuples are of numbers: the uses of each expert of each layer.
+        return [item if type(item) in _SCALARS else to_plain(item) for item in value]
     if isinstance(value, frozenset | set):
         return sorted(to_plain(item) for item in value)
     if isinstance(value, Mapping):
@@ -89,6 +92,9 @@ def _build_union(kinds: tuple[Any, ...], data: object, path: str) -> object:
 def _build_sequence(origin: Any, kinds: tuple[Any, ...], data: object, path: str) -> object:
     if not isinstance(data, list | tuple):
         raise ValueError(f"{path}: expected a list, got {data!r:.60}")
+    is_uniform = origin is frozenset or kinds[-1] is Ellipsis
+    if is_uniform and kinds[0] in _SCALARS and all(type(item) is kinds[0] for item in data):
+        return origin(data)
     if origin is tuple and not (len(kinds) == 2 and kinds[1] is Ellipsis):
         if len(data) != len(kinds):
             raise ValueError(f"{path}: expected {len(kinds)} items, got {len(data)}")

@@ -35,7 +35,7 @@ class FakeRunner:
             ),
         )
 
-    def load(self, args, *, on_progress=None):
+    def load(self, args, *, streaming=None, on_progress=None):
         self.calls.append("load")
         if self.failures:
             raise self.failures.pop(0)

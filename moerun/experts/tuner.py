@@ -81,6 +81,11 @@ class Tuner:
         return self._is_done
 
     @property
+    def may_preload(self) -> bool:
+        """Whether reading ahead is still to be tried."""
+        return not self._is_done and bool(self._choices.preload_experts)
+
+    @property
     def has_learned(self) -> bool:
         """Whether trials were finished whose outcome is worth remembering."""
         return self._is_done and bool(self._verdicts)

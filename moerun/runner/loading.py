@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import LoadReport
 from moerun.errors import EngineOutOfMemory, PlanError
+from moerun.experts.order import StreamingOrder
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.plan import Measurements, Plan
 from moerun.planning.strategy import Strategy
@@ -32,7 +33,11 @@ class LoadingRunner(Protocol):
         ...
 
     def load(
-        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+        self,
+        args: EngineArgs,
+        *,
+        streaming: StreamingOrder | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> LoadReport:
         """Load."""
         ...
@@ -44,10 +49,14 @@ class LoadingRunner(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deciding:
-    """The functions that decide: a plan for a strategy and what was measured, its arguments."""
+    """The functions that decide: a plan for a strategy and what was measured, its arguments.
+
+    `streaming` tells how the experts of a plan stream, None where none do.
+    """
 
     plan: Callable[[Strategy, Measurements | None], Plan]
     arguments: Callable[[Plan], EngineArgs]
+    streaming: Callable[[Plan], StreamingOrder | None] = lambda plan: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +79,7 @@ class Loaded:
     plan: Plan
     args: EngineArgs
     report: LoadReport
+    streaming: StreamingOrder | None = None
 
 
 def load_as_planned(
@@ -132,8 +142,9 @@ def with_larger_margin(strategy: Strategy, plan: Plan, device: DeviceId) -> Stra
 def _load(runner: LoadingRunner, plan: Plan, deciding: Deciding, voice: Voice) -> Loaded:
     args = deciding.arguments(plan)
     voice.announce(plan)
-    report = runner.load(args, on_progress=voice.progress)
-    return Loaded(plan=plan, args=args, report=report)
+    streaming = deciding.streaming(plan)
+    report = runner.load(args, streaming=streaming, on_progress=voice.progress)
+    return Loaded(plan=plan, args=args, report=report, streaming=streaming)
 
 
 def _shape(plan: Plan) -> object:

@@ -24,6 +24,8 @@ import moerun
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
 from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError
+from moerun.experts.counters import StreamingSample
+from moerun.experts.order import StreamingOrder
 from moerun.planning.plan import Measurements
 from moerun.runner import endings, logs, protocol
 from moerun.runner.protocol import Event, Request
@@ -129,7 +131,11 @@ class Runner:
         return self._ask(protocol.Measure(args=args), protocol.Measured, doing=doing).measurements
 
     def load(
-        self, args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+        self,
+        args: EngineArgs,
+        *,
+        streaming: StreamingOrder | None = None,
+        on_progress: Callable[[float], None] | None = None,
     ) -> LoadReport:
         """Load a model; a model loaded before is freed first."""
 
@@ -138,7 +144,7 @@ class Runner:
                 on_progress(event.done_fraction)
 
         loaded = self._ask(
-            protocol.Load(args=args),
+            protocol.Load(args=args, streaming=streaming),
             protocol.Loaded,
             doing=f"loaded {_name(args)}",
             on_event=receive,
@@ -185,12 +191,18 @@ class Runner:
 
     def sample_statistics(self, model_paths: tuple[str, ...] = ()) -> MemorySample:
         """Ask what memory the runner uses now; possible while it answers."""
+        sample = self._sample(protocol.Statistics(model_paths=model_paths)).sample
+        assert sample is not None, "a runner that was asked for its memory tells it or fails"
+        return sample
+
+    def sample_streaming(self) -> StreamingSample | None:
+        """Ask what its experts do now, None when none stream; possible while it answers."""
+        return self._sample(protocol.Statistics(wants_memory=False)).streaming
+
+    def _sample(self, request: protocol.Statistics) -> protocol.Sampled:
         return self._ask(
-            protocol.Statistics(model_paths=model_paths),
-            protocol.Sampled,
-            doing="looked at its memory",
-            timeout_s=_SAMPLE_TIMEOUT_S,
-        ).sample
+            request, protocol.Sampled, doing="looked at itself", timeout_s=_SAMPLE_TIMEOUT_S
+        )
 
     def close(self, *, at_once: bool = False) -> None:
         """End the process for sure; nothing happens when it has ended before."""

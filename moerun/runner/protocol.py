@@ -18,10 +18,12 @@ from moerun.codec import from_plain, to_plain
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
 from moerun.errors import MoerunError
+from moerun.experts.counters import StreamingSample
+from moerun.experts.order import StreamingOrder
 from moerun.planning.plan import Measurements
 from moerun.runner.statistics import MemorySample
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 LONGEST_LINE_BYTES: Final = 64 << 20
 _FAULT: Final = "fault"
 _NUMBER: Final = "number"
@@ -44,9 +46,10 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """Load the model; a model loaded before is freed first."""
+    """Load the model; a model loaded before is freed first. `streaming` goes with the load mode."""
 
     args: EngineArgs
+    streaming: StreamingOrder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +68,13 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Ask what memory the runner uses now; answered while it generates, too."""
+    """Ask what memory the runner uses now; answered while it generates, too.
+
+    Without `wants_memory` only the experts are asked for, which takes no walk over all pages.
+    """
 
     model_paths: tuple[str, ...] = ()
+    wants_memory: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +128,10 @@ class Generated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampled:
-    """The answer to `Statistics`."""
+    """The answer to `Statistics`; `streaming` is None where no experts stream."""
 
-    sample: MemorySample
+    sample: MemorySample | None
+    streaming: StreamingSample | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,12 +20,13 @@ from typing import Final
 from moerun.codec import from_plain, to_plain
 from moerun.engine.arguments import BufferReport
 from moerun.errors import MoerunError
+from moerun.experts.counters import StreamingSample
 from moerun.machine.description import DeviceId
 from moerun.machine.probe_processes import process_mark
 from moerun.planning.plan import Ledger
 from moerun.runner.statistics import MemorySample
 
-RECORD_SCHEMA: Final = 1
+RECORD_SCHEMA: Final = 2  # 2 added `last_streaming`; one of schema 1 reads as it is
 _FOLDER: Final = "runners"
 _MOST_DIGITS: Final = 10  # of a process id on any system
 
@@ -53,6 +54,7 @@ class RunnerRecord:
     buffers: tuple[BufferReport, ...]
     last_sample: MemorySample | None = None
     peak_sample: MemorySample | None = None
+    last_streaming: StreamingSample | None = None
 
     def with_sample(self, sample: MemorySample) -> "RunnerRecord":
         """Return the record with one more look at its process."""

@@ -1,0 +1,382 @@
+"""The supplier of experts: mechanism and policy at work, watched, counted, and tuned on the way.
+
+All but `sample`, `resize` and the warm start is called on the engine's thread. A pass is one run
+of the engine through the layers: it begins when the layer falls back, and ends when the engine
+asks whether its tokens may leave. Mechanisms change only between passes, and never before the
+first token of a run was decoded.
+
+Knows: the order of all that happens around one request.
+Does not know: how bytes are moved, which expert leaves, what a router is, or where records lie.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from moerun.engine.interface import MappedFile, Routing
+from moerun.errors import MoerunError
+from moerun.experts.counters import Latency, StreamingSample
+from moerun.experts.interface import CachePolicy, ExpertKey, Mechanism
+from moerun.experts.layout import ExpertLayout
+from moerun.experts.order import StreamingOrder
+from moerun.experts.prediction import RouterPredictor
+from moerun.experts.tally import Foretelling, Tally, UseCounts
+from moerun.experts.tuner import Setup, Tuner
+from moerun.experts.warm_start import WarmStart
+from moerun.planning.strategy import StreamingMode
+
+_FULL_FRACTION: Final = 0.95
+_RESIDENCY_AGE_S: Final = 5.0  # the system's count walks over all pages of the experts
+
+
+class Guard(Protocol):
+    """What watches over a run: the files, or the memory of the machine."""
+
+    def attach(self, streamer: "Streamer") -> None:
+        """Begin to watch."""
+        ...
+
+    def check(self) -> None:
+        """Raise when what was computed must not leave."""
+        ...
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what it saw that people should know."""
+        ...
+
+    def close(self) -> None:
+        """End watching."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Working:
+    """A mechanism with its policy, and how long switches of experts took."""
+
+    mechanism: Mechanism
+    policy: CachePolicy
+    latency: Callable[[], Latency | None] = lambda: None
+    notes: Callable[[], tuple[str, ...]] = lambda: ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a streamer is made of.
+
+    `start` makes a mechanism with an empty policy for so many bytes. `foresee` opens what
+    foretells routers, with a note where not all can be. `hot` is what the last run used most.
+    """
+
+    start: Callable[[StreamingMode, int], Working]
+    foresee: Callable[[Sequence[MappedFile]], tuple[RouterPredictor, str | None]]
+    guards: tuple[Guard, ...] = ()
+    hot: tuple[ExpertKey, ...] = ()
+    notes: tuple[str, ...] = ()
+    faults: Callable[[], int | None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
+
+
+class Streamer:
+    """Supplies the engine with experts as an order says; `remember` is called when it closes."""
+
+    def __init__(
+        self,
+        order: StreamingOrder,
+        tuner: Tuner,
+        parts: Parts,
+        *,
+        remember: Callable[["Streamer"], None] = lambda streamer: None,
+    ) -> None:
+        self.order = order
+        self.tuner = tuner
+        self.uses = UseCounts(order.layout)
+        self._parts = parts
+        self._remember = remember
+        self._streamed = {tensor.name: tensor.layer for tensor in order.layout.tensors}
+        self._every = {layer: range(n) for layer, n in order.layout.expert_counts.items()}
+        self._cache_bytes = order.cache_bytes
+        self._working = parts.start(tuner.setup.mechanism, order.cache_bytes)
+        self._running = tuner.setup.mechanism
+        self._mapped: tuple[MappedFile, ...] | None = None
+        # The warm start asks from a thread of its own; without it nobody ever waits for this.
+        self._lock = threading.Lock()
+        self._looking = threading.Lock()  # a mechanism that is looked at stays attached
+        self._tally = Tally(at_s=parts.clock())
+        self._pass = _Pass()
+        self._predictor: RouterPredictor | None = None
+        self._cannot_foretell = False
+        self._foretelling = Foretelling()
+        self._notes = list(parts.notes)
+        self._warm_start: WarmStart | None = None
+        self._resident: tuple[float, int] | None = None
+
+    @property
+    def streamed(self) -> Mapping[str, int]:
+        """The tensors that the engine may read only after `supply`, with their layers."""
+        return self._streamed
+
+    @property
+    def wants_hidden(self) -> bool:
+        """Whether routers are foretold, or may come to be."""
+        if self._cannot_foretell:
+            return False
+        return bool(self.tuner.setup.preload_experts) or self.tuner.may_preload
+
+    @property
+    def wants_weights(self) -> bool:
+        """Never: all chosen experts count alike."""
+        return False
+
+    @property
+    def layout(self) -> ExpertLayout:
+        """Where the experts lie."""
+        return self.order.layout
+
+    def attach(self, mapped: tuple[MappedFile, ...]) -> None:
+        """Take over the mappings, once after loading and before the first token."""
+        self._mapped = mapped
+        self._working.mechanism.attach(mapped)
+        for guard in self._parts.guards:
+            guard.attach(self)
+        self._pass.ended_s = self._parts.clock()
+        self._warm_start = WarmStart(
+            self._parts.hot,
+            prefetch=self._read_warm,
+            idle_s=self._idle_s,
+            has_room=self._has_room,
+        )
+        self._warm_start.start()
+
+    def supply(self, routing: Routing) -> None:
+        """Return when the engine may read the chosen experts of the layer."""
+        layer = routing.layer
+        self._enter(layer, len(routing.rows))
+        self._supply(layer, routing.experts)
+        ahead = self.tuner.setup.preload_experts
+        if ahead and self._pass.is_decode and routing.hidden is not None:
+            self._look_ahead(routing, ahead)
+
+    def supply_layer(self, layer: int) -> None:
+        """Return when the engine may read every expert of a layer whose choice it did not see."""
+        self._enter(layer, 0)
+        self._supply(layer, self._every[layer])
+
+    def check(self) -> None:
+        """End the pass, and raise when what was computed in it must not leave."""
+        self._end_pass(self._parts.clock())
+        for guard in self._parts.guards:
+            guard.check()
+        if self.tuner.setup.mechanism is not self._running:
+            self._change(self.tuner.setup.mechanism)
+
+    def close(self) -> None:
+        """End all threads, remember what was learned, and give the memory back."""
+        mapped, self._mapped = self._mapped, None
+        if mapped is None:
+            return
+        if self._warm_start is not None:
+            self._warm_start.stop()
+        for guard in self._parts.guards:
+            guard.close()
+        self._predictor = None  # it may look at the engine's memory
+        self._remember(self)
+        with self._looking:
+            self._working.mechanism.detach()
+
+    def resize(self, cache_bytes: int) -> int:
+        """Hold no more than that from now on, and at least the minimum; return what holds."""
+        held = min(max(cache_bytes, self.order.minimum_bytes), self.order.cache_bytes)
+        self._cache_bytes = held
+        self._working.mechanism.resize(held)
+        return held
+
+    @property
+    def cache_bytes(self) -> int:
+        """How many bytes experts may take now."""
+        return self._cache_bytes
+
+    def sample(self) -> StreamingSample:
+        """Look at all counters; may be called from any thread."""
+        now_s = self._parts.clock()
+        working, layout = self._working, self.order.layout
+        decode, prefill, recent = self._tally.traffic(now_s)
+        warm = self._warm_start
+        notes = [*self._notes, *working.notes()]
+        for guard in self._parts.guards:
+            notes += guard.notes()
+        if warm is not None and warm.failure is not None:
+            notes.append(f"the last run's experts are not read ahead: {warm.failure}")
+        return StreamingSample(
+            at_s=now_s,
+            mechanism=self._running.value,
+            policy=self.policy_name,
+            because=self.tuner.because,
+            limit_bytes=self.order.limit_bytes,
+            cache_bytes=self._cache_bytes,
+            minimum_bytes=self.order.minimum_bytes,
+            expert_bytes=layout.expert_bytes,
+            expert_count=sum(layout.expert_counts.values()),
+            held_bytes=working.mechanism.held_bytes(),
+            held_experts=len(working.policy),
+            resident_bytes=self._resident_bytes(now_s),
+            decode=decode,
+            prefill=prefill,
+            recent=recent,
+            latency=working.latency(),
+            preloading=self._foretelling.counters(self.tuner.setup.preload_experts),
+            major_faults=self._parts.faults(),
+            full_loading_bytes=layout.resident_bytes + layout.expert_bytes,
+            heat=self.uses.heat(working.policy),
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    @property
+    def policy_name(self) -> str:
+        """The name of the policy, as settings spell it."""
+        from moerun.experts.policy import DEFAULT_POLICY
+
+        return (self.order.policy or DEFAULT_POLICY).value
+
+    def _supply(self, layer: int, experts: Sequence[int]) -> None:
+        with self._lock:
+            supplied = self._working.mechanism.supply(layer, experts)
+        state = self._pass
+        state.supplied_s = self._parts.clock()
+        state.stall_s += supplied.stall_s
+        self._foretelling.see(layer, experts)
+        self._tally.note(supplied, is_decode=state.is_decode)
+        self.uses.note(layer, experts)
+
+    def _enter(self, layer: int, rows: int) -> None:
+        """Note that the engine reached a layer; when it fell back, a pass has begun."""
+        state = self._pass
+        if not state.is_open or layer <= state.layer:
+            now_s = self._parts.clock()
+            self._end_pass(state.supplied_s)
+            state.begin(now_s)
+            self._tally.begin_pass(now_s)
+        if rows and not state.rows:
+            state.rows, state.is_decode = rows, rows == 1
+        state.layer = layer
+
+    def _end_pass(self, now_s: float) -> None:
+        """Count the tokens of a pass that is over; a decoded one is a token of the tuner's."""
+        state = self._pass
+        if not state.is_open:
+            return
+        state.is_open = False
+        state.ended_s = now_s
+        span_s = max(0.0, now_s - state.started_s)
+        self._tally.end_pass(
+            tokens=max(1, state.rows), span_s=span_s, at_s=now_s, is_decode=state.is_decode
+        )
+        if state.is_decode and not self.tuner.is_done:
+            self.tuner.feed(span_s, stall_s=state.stall_s, is_settled=self._is_full())
+
+    def _is_full(self) -> bool:
+        room = min(self._cache_bytes, self.order.layout.expert_bytes)
+        return self._working.mechanism.held_bytes() >= _FULL_FRACTION * room
+
+    def _has_room(self) -> bool:
+        return not self._is_full()
+
+    def _change(self, mode: StreamingMode) -> None:
+        """Let another mechanism take over; where it cannot, the one before goes on."""
+        assert self._mapped is not None, "tokens are decoded only while the model is mapped"
+        before = self._running
+        with self._lock, self._looking:
+            self._working.mechanism.detach()
+            try:
+                self._working = self._started(mode)
+                self._running = mode
+            except MoerunError as error:
+                self._working = self._started(before)
+                self.tuner.stay(Setup(mechanism=before), f"{mode.value} failed: {error.message}")
+
+    def _started(self, mode: StreamingMode) -> Working:
+        working = self._parts.start(mode, self._cache_bytes)
+        working.mechanism.attach(self._mapped or ())
+        return working
+
+    def _look_ahead(self, routing: Routing, count: int) -> None:
+        """Start reading what the next layer's router will likely choose."""
+        predictor = self._open_predictor()
+        if predictor is None or routing.hidden is None:
+            return
+        found = predictor.predict(routing.layer, routing.hidden, count)
+        if found is None:
+            return
+        layer, experts = found
+        policy = self._working.policy
+        missing = [expert for expert in experts if ExpertKey(layer, expert) not in policy]
+        asked_bytes = 0
+        if missing:
+            with self._lock:
+                asked_bytes = self._working.mechanism.prefetch(layer, missing)
+            if asked_bytes:
+                self._tally.note_ahead(asked_bytes, len(missing))
+        self._foretelling.expect(layer, experts, missing=missing, asked_bytes=asked_bytes)
+
+    def _open_predictor(self) -> RouterPredictor | None:
+        if self._predictor is None and not self._cannot_foretell:
+            try:
+                self._predictor, note = self._parts.foresee(self._mapped or ())
+            except MoerunError as error:
+                self._predictor, note = None, f"routers cannot be foretold: {error.message}"
+            if note is not None:
+                self._notes.append(note)
+            if not self._predictor:
+                self._predictor, self._cannot_foretell = None, True
+        return self._predictor
+
+    def _read_warm(self, key: ExpertKey) -> int:
+        """Start reading one expert of the last run, unless the engine began to compute."""
+        with self._lock:
+            if self._pass.is_open or key in self._working.policy:
+                return 0
+            return self._working.mechanism.prefetch(key.layer, (key.expert,))
+
+    def _idle_s(self) -> float:
+        state = self._pass
+        return 0.0 if state.is_open else self._parts.clock() - state.ended_s
+
+    def _resident_bytes(self, now_s: float) -> int | None:
+        """Return what the system says of the experts' pages, asked now and then."""
+        with self._looking:
+            if self._mapped is None:
+                return None
+            if self._resident is None or now_s - self._resident[0] >= _RESIDENCY_AGE_S:
+                self._resident = (now_s, self._working.mechanism.resident_bytes())
+            return self._resident[1]
+
+
+class _Pass:
+    """The present run through the layers; times are of the streamer's clock."""
+
+    __slots__ = (
+        "ended_s",
+        "is_decode",
+        "is_open",
+        "layer",
+        "rows",
+        "stall_s",
+        "started_s",
+        "supplied_s",
+    )
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_decode = False
+        self.layer = -1
+        self.rows = 0
+        self.started_s = self.supplied_s = self.ended_s = self.stall_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """Begin; the first layer whose rows are seen tells them, since the last may have fewer."""
+        self.is_open = True
+        self.is_decode = False
+        self.rows = 0
+        self.started_s = self.supplied_s = now_s
+        self.stall_s = 0.0
