@@ -90,10 +90,12 @@ PURE = (
     "moerun.engine.arguments",
     "moerun.settings.description",
     "moerun.experts.book",
+    "moerun.experts.budget",
     "moerun.experts.counters",
     "moerun.experts.layout",
     "moerun.experts.order",
     "moerun.experts.policy",
+    "moerun.experts.routes",
     "moerun.experts.simulate",
 )
 IMPURE_MODULES = {
