@@ -7,15 +7,17 @@ is what FREQUENCY adds to LRU. Decode hit rates over two recorded traces (the pr
 one cache for all layers), by the share of the experts' bytes that is held:
 
     qwen3-30b-a3b   5 %   10 %   20 %   30 %   40 %   50 %     gpt-oss-120b   5 %   10 %   30 %
-    LRU            37.7   49.7   74.0   87.9   93.8   96.3                   44.2   58.8   79.7
-    half-life 2    38.3   55.5   75.6   88.3   93.9   96.4                   46.2   59.9   83.1
-    half-life 8    38.4   56.7   77.8   88.7   94.0   96.4                   46.0   61.4   83.1
-    half-life 32   37.7   55.3   76.7   88.6   94.1   96.4                   44.2   59.8   83.1
+    LRU            37.7   49.7   74.0   87.9   93.8   96.3                   44.1   58.8   79.8
+    half-life 2    38.3   55.5   75.6   88.3   93.9   96.3                   46.2   59.7   83.3
+    half-life 4    38.4   56.7   76.5   88.4   94.0   96.3                   47.0   60.5   83.3
+    half-life 8    38.4   56.7   77.8   88.7   94.0   96.3                   46.0   61.4   83.3
+    half-life 16   38.1   56.0   77.5   89.2   94.1   96.3                   45.4   60.9   83.3
+    half-life 32   37.7   55.3   76.7   88.6   94.2   96.3                   44.2   59.8   83.3
+    half-life 64   37.3   54.5   75.9   88.3   94.1   96.3                   43.6   58.7   83.3
     Belady         58.1   75.4   89.9   95.4   97.1   97.1                   67.3   80.4   89.1
 
-Half-lives from 4 to 16 differ by less than a point, so the one in the middle stands. Counts that
-hardly fade (64 and more), which is what admission by frequency sketches comes to, lose at every
-size below 30 %. tests/test_policy.py holds the default to the traces.
+Half-lives from 4 to 16 differ little, so the one in the middle stands; counts that hardly fade
+lose. tests/test_simulate.py holds the rates and the default to the traces.
 
 Knows: keys, uses, and their order.
 Does not know: bytes of files, memory, clocks, or who asks.
@@ -23,9 +25,9 @@ Does not know: bytes of files, memory, clocks, or who asks.
 
 from collections import OrderedDict, deque
 from collections.abc import Collection, Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from math import inf, log2
-from typing import Final, NamedTuple, assert_never
+from typing import Final, assert_never
 
 from moerun.experts.interface import CachePolicy, ExpertKey
 from moerun.experts.order import PolicyName
@@ -92,12 +94,12 @@ class LeastRecentlyUsed:
         return key in self._held
 
 
-class _Head(NamedTuple):
-    """The least wanted expert of a layer, by a bound from below that is made exact when needed."""
+_Entry = tuple[float, int]
+"""In the heap of a layer: what the uses of an expert weighed when it was put there, its number."""
 
-    weight: float
-    recency: int  # negative: of equals, the layer leaves first whose turn comes last
-    place: int
+_Head = tuple[float, int, int]
+"""The least wanted of a layer: a bound from below of its faded weight; minus the layer's last
+pass, so that of equals the layer leaves first whose turn comes last; the place of the layer."""
 
 
 class _LayerUses:
@@ -117,7 +119,7 @@ class _LayerUses:
         self.stamp = 0
         self.uses: dict[int, float] = {}
         self.lent: dict[int, float] = {}  # what was there before an insert without a use
-        self.heap: list[tuple[float, int]] = []
+        self.heap: list[_Entry] = []
         self.entries: set[int] = set()  # experts with an entry in the heap, held or not
 
     def now(self) -> float:
@@ -158,6 +160,7 @@ class FadingFrequency:
         self._layers: list[_LayerUses] = []
         self._places: dict[int, int] = {}
         self._heads: list[_Head] = []
+        self._named: dict[ExpertKey, tuple[int, _Entry]] = {}  # victims not yet removed
         self._current: int | None = None
         self._touched: set[int] = set()  # in the current pass of the current layer
         self._clock = 0
@@ -184,33 +187,35 @@ class FadingFrequency:
 
     def victims(self, count: int, *, keep: Collection[ExpertKey]) -> Sequence[ExpertKey]:
         """Name up to `count` held experts outside `keep`, the least used first."""
+        for place, entry in self._named.values():
+            self._put_back(place, entry)
+        self._named.clear()
         found: list[ExpertKey] = []
-        aside: list[tuple[int, tuple[float, int]]] = []
+        kept: list[tuple[int, _Entry]] = []
         while len(found) < count:
-            head = min(self._heads, default=None)
-            if head is None or head.weight == inf:
+            weight, _, place = min(self._heads, default=(inf, 0, 0))
+            if weight == inf:
                 break
-            uses = self._layers[head.place]
-            entry = heappop(uses.heap)
-            key = ExpertKey(uses.layer, entry[1])
-            if key not in self._held:
-                uses.entries.discard(entry[1])
-            elif uses.uses[entry[1]] > entry[0]:
-                heappush(uses.heap, (uses.uses[entry[1]], entry[1]))
+            top = self._exact_top(place, weight)
+            if top is None:  # the bound was too low: another layer may come first
+                continue
+            key = ExpertKey(self._layers[place].layer, top[1])
+            if key in keep:
+                kept.append((place, top))
             else:
-                aside.append((head.place, entry))
-                if key not in keep:
-                    found.append(key)
-            self._refresh_head(head.place)
-        for place, entry in aside:
-            heappush(self._layers[place].heap, entry)
-            self._refresh_head(place)
+                found.append(key)
+                self._named[key] = (place, top)
+        for place, entry in kept:
+            self._put_back(place, entry)
         return found
 
     def remove(self, key: ExpertKey) -> None:
         """Hold an expert no more; KeyError when it is not held."""
         self._held.remove(key)
-        self._layers[self._places[key[0]]].take_back(key[1])
+        uses = self._layers[self._places[key[0]]]
+        uses.take_back(key[1])
+        if self._named.pop(key, None) is not None:
+            uses.entries.discard(key[1])
 
     def held(self) -> Iterable[ExpertKey]:
         """Return what is held, the least used first."""
@@ -234,18 +239,46 @@ class FadingFrequency:
         uses.stamp = self._clock
         self._refresh_head(place)
 
+    def _exact_top(self, place: int, bound: float) -> _Entry | None:
+        """Take the least wanted expert out of a layer's heap, None when it weighs over the bound.
+
+        Entries that were outgrown by later uses are corrected on the way, those of experts that
+        left are dropped.
+        """
+        uses = self._layers[place]
+        heap, weights = uses.heap, uses.uses
+        while heap:
+            entry = heap[0]
+            expert = entry[1]
+            if (uses.layer, expert) not in self._held:
+                heappop(heap)
+                uses.entries.discard(expert)
+            elif weights[expert] != entry[0]:
+                heapreplace(heap, (weights[expert], expert))
+            else:
+                break
+        top = heap[0] if heap and heap[0][0] - uses.now() <= bound else None
+        if top is not None:
+            heappop(heap)
+        self._refresh_head(place)
+        return top
+
+    def _put_back(self, place: int, entry: _Entry) -> None:
+        heappush(self._layers[place].heap, entry)
+        self._refresh_head(place)
+
     def _place(self, layer: int) -> int:
         place = self._places.get(layer)
         if place is None:
             place = self._places[layer] = len(self._layers)
             self._layers.append(_LayerUses(layer))
-            self._heads.append(_Head(inf, 0, place))
+            self._heads.append((inf, 0, place))
         return place
 
     def _refresh_head(self, place: int) -> None:
         uses = self._layers[place]
         weight = uses.heap[0][0] - uses.now() if uses.heap else inf
-        self._heads[place] = _Head(weight, -uses.stamp, place)
+        self._heads[place] = (weight, -uses.stamp, place)
 
     def _order(self, key: ExpertKey) -> tuple[float, int, int, int]:
         place = self._places[key.layer]
