@@ -54,6 +54,24 @@ def read_control_groups(root: Path) -> ControlGroupLimits:
     )
 
 
+def memory_group_folders(root: Path) -> tuple[tuple[Path, int], ...]:
+    """Return the folders of all groups around this process that count memory, with versions."""
+    mounts = read_mounts(root)
+    return tuple(
+        (folder, version)
+        for version in (2, 1)
+        for folder in _group_folders(root, mounts, controller="memory", version=version)
+    )
+
+
+def parse_limit(text: str | None) -> int | None:
+    """Return the number that a limit's file says; None for `max`, negative or unlimited ones."""
+    if text is None or not text.isdigit():
+        return None
+    number = int(text)
+    return None if number >= _UNLIMITED_BYTES else number
+
+
 def _group_folders(
     root: Path, mounts: tuple[Mount, ...], *, controller: str, version: int
 ) -> Iterator[Path]:
@@ -163,11 +181,7 @@ def _quota_v1(folder: Path) -> Iterator[float]:
 
 def _number(path: Path) -> int | None:
     """Return the number in a file, None when it is absent, `max`, negative or unlimited."""
-    text = read_text(path)
-    if text is None or not text.isdigit():
-        return None
-    number = int(text)
-    return None if number >= _UNLIMITED_BYTES else number
+    return parse_limit(read_text(path))
 
 
 def _statistic(path: Path, name: str) -> int:
