@@ -1,6 +1,7 @@
 """A mechanism without memory and the other parts of a streamer, for tests of what is above."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class FakeMechanism:
         self.clock = clock
         self.stall_s = stall_s
         self.fails = fails
-        self.calls: list[tuple[object, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
         self.policy = make_policy(PolicyName.LRU)
         self.book = CacheBook(
             self.policy, slot_bytes={0: SLOT_BYTES, 1: SLOT_BYTES}, cache_bytes=cache_bytes

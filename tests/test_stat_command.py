@@ -1,11 +1,13 @@
 import json
 import os
+import re
 
 import pytest
 
 from moerun.cli.app import main
 from moerun.machine.probe_processes import process_mark
 from moerun.runner.records import record_path, write_record
+from tests.streaming_samples import SAMPLE
 from tests.test_records import a_record
 
 
@@ -82,3 +84,61 @@ def test_a_stale_record_is_cleaned_and_a_newer_one_noted(state, capsys):
     assert json.loads(captured.out)["runners"] == []
     assert "newer" in captured.err
     assert not record_path(state, 2**22 + 1).exists()
+
+
+def test_streamed_experts_follow_the_memory_with_their_map(state, capsys):
+    write_record(state, a_living_record(last_streaming=SAMPLE))
+    assert main(["stat", "--memory"]) == 0
+    out = capsys.readouterr().out
+    assert "hit rate                        90.0%" in out
+    assert "held in RAM" in out
+    assert "one cell is 1 expert" in out
+    assert main(["stat"]) == 0
+    assert "hit rate" not in capsys.readouterr().out
+
+
+def test_streamed_experts_are_in_the_document(state, capsys):
+    write_record(state, a_living_record(last_streaming=SAMPLE))
+    assert main(["stat", "--memory", "--json"]) == 0
+    [runner] = json.loads(capsys.readouterr().out)["runners"]
+    assert runner["streaming"]["decode"]["hits"] == 900
+    assert runner["streaming"]["latency"]["p99_s"] == 0.0082
+
+
+LINE = re.compile(r'(moerun_[a-z_]+)\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+)\} (-?[0-9.e+-]+)')
+
+
+def test_prometheus_reads_every_line(state, capsys):
+    write_record(state, a_living_record(last_streaming=SAMPLE, model_name='a "b" \\ c\nd'))
+    assert main(["stat", "--prometheus"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    typed: set[str] = set()
+    values = {}
+    for line in lines:
+        if line.startswith("# TYPE "):
+            _, _, name, kind = line.split()
+            assert name not in typed
+            assert kind in ("gauge", "counter")
+            assert (kind == "counter") == name.endswith("_total")
+            typed.add(name)
+        elif not line.startswith("# HELP "):
+            match = LINE.fullmatch(line)
+            assert match, line
+            assert match[1] in typed
+            values[match[1], match[2].partition('",')[2].partition(",")[2]] = float(match[3])
+    assert values["moerun_expert_hits_total", 'phase="decode"'] == 900
+    assert values["moerun_expert_tier_bytes", 'tier="ssd"'] == 6 << 30
+    assert values["moerun_expert_switch_quantile_seconds", 'quantile="0.99"'] == 0.0082
+    assert values["moerun_memory_planned_bytes", 'device="cpu",use="dense"'] == 100
+    assert 'model="a \\"b\\" \\\\ c\\nd"' in lines[2]
+
+
+def test_prometheus_of_nothing_is_nothing(state, capsys):
+    assert main(["stat", "--prometheus"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("other", ["--json", "--watch"])
+def test_prometheus_stands_alone(state, capsys, other):
+    assert main(["stat", "--prometheus", other]) == 2
+    assert other in capsys.readouterr().err

@@ -11,6 +11,7 @@ from moerun.machine.probe_processes import read_process_cards
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Ledger
 from moerun.runner.memory_report import RowKind, compare
 from moerun.runner.statistics import GpuSample, MemorySample, sample_process, sum_mappings
+from tests.streaming_samples import a_sample
 
 CARD = DeviceId("gpu:0000:01:00.0")
 SMAPS = """\
@@ -260,3 +261,37 @@ def test_the_driver_tells_what_a_process_holds(processes, expected):
 
 def test_without_a_driver_there_is_no_card():
     assert read_process_cards(7, nvml=FakeNvml([], is_broken=True)) == ()
+
+
+def test_private_memory_laid_over_the_mapping_is_counted_once():
+    ledger = Ledger(
+        charges=(
+            charge(HOST, ChargeKind.DENSE_WEIGHTS, 100),
+            charge(HOST, ChargeKind.EXPERT_WEIGHTS, 300),
+            charge(HOST, ChargeKind.KV_CACHE, 50),
+            charge(SSD, ChargeKind.EXPERT_WEIGHTS, 500),
+        )
+    )
+    buffers = (
+        buffer(HOST, "model", 900, "CPU_Mapped"),
+        buffer(HOST, "kv", 50, "CPU"),
+    )
+    sample = MemorySample(
+        at_s=1.0,
+        resident_bytes=430,
+        private_bytes=410,  # 80 of the dense weights, 250 of experts, the KV cache, 30 of Python
+        file_backed_bytes=20,
+        model_resident_bytes=20,
+    )
+    streaming = a_sample(mechanism="cache", held_bytes=260, resident_bytes=250)
+    host, ssd = compare(ledger, buffers, (sample,), streaming=streaming).devices
+    assert host.observed_bytes == 430
+    assert host.unaccounted_bytes == 30
+    assert {row.kind: row.observed_bytes for row in host.rows}[RowKind.EXPERTS] == 250
+    assert ssd.rows[0].observed_bytes == 0
+    # the page cache is the store: all experts in memory are pages of the file
+    paging = a_sample(mechanism="paging", held_bytes=260, resident_bytes=250)
+    sample = replace(sample, private_bytes=80, file_backed_bytes=350, model_resident_bytes=350)
+    host, _ = compare(ledger, buffers, (sample,), streaming=paging).devices
+    assert host.unaccounted_bytes == 30
+    assert host.observed_bytes == 430

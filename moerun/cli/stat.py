@@ -1,4 +1,4 @@
-"""`moerun stat`: what the running models use.
+"""`moerun stat`: what the running models use, and what their experts do.
 
 Ask the records and the system, compare, tell.
 """
@@ -6,7 +6,8 @@ Ask the records and the system, compare, tell.
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, Final, assert_never
 
 import typer
 
@@ -24,7 +25,7 @@ def stat(
     memory: Annotated[
         bool,
         typer.Option(
-            "--memory", help="Memory by device: planned, reported, observed. The default."
+            "--memory", help="Memory by device, and what is streamed: with a map of the experts."
         ),
     ] = False,
     watch: Annotated[
@@ -38,13 +39,19 @@ def stat(
         bool,
         typer.Option("--json", help="Print one JSON document; with --watch one for each line."),
     ] = False,
+    as_prometheus: Annotated[
+        bool,
+        typer.Option("--prometheus", help="Print all figures as Prometheus reads them, once."),
+    ] = False,
 ) -> None:
     """Show the running models; with --memory what was planned, reported and is observed.
 
     On the host, private memory and the pages of the model's files are told apart: the system may
-    drop the latter, and processes share them.
+    drop the latter, and processes share them. Where experts stream, their tiers, hit rates, reads,
+    waits and a map of layers by experts follow.
     """
-    wishes = _Wishes(shows_memory=memory, as_json=as_json, repeats=watch)
+    form = _form(as_json=as_json, as_prometheus=as_prometheus, repeats=watch)
+    wishes = _Wishes(shows_memory=memory, form=form, repeats=watch)
     seen: dict[int, tuple[MemorySample, ...]] = {}
     told: set[str] = set()
     if not watch:
@@ -58,13 +65,35 @@ def stat(
         return
 
 
+class _Form(StrEnum):
+    """What is printed."""
+
+    VIEW = "view"
+    JSON = "json"
+    PROMETHEUS = "prometheus"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wishes:
     """What is to be shown, and whether it is shown again and again."""
 
     shows_memory: bool
-    as_json: bool
+    form: "_Form"
     repeats: bool
+
+
+def _form(*, as_json: bool, as_prometheus: bool, repeats: bool) -> "_Form":
+    from moerun.errors import UsageError
+
+    if not as_prometheus:
+        return _Form.JSON if as_json else _Form.VIEW
+    if as_json or repeats:
+        other = "--json" if as_json else "--watch"
+        raise UsageError(
+            f"--prometheus and {other} cannot both be asked for",
+            hint="a scraper asks again by itself; `--watch --json` prints a line for each look",
+        )
+    return _Form.PROMETHEUS
 
 
 def _look(seen: "dict[int, tuple[MemorySample, ...]]", told: set[str], wishes: _Wishes) -> None:
@@ -81,12 +110,19 @@ def _look(seen: "dict[int, tuple[MemorySample, ...]]", told: set[str], wishes: _
     reports = [(record, _report(record, seen)) for record in read.records]
     for pid in set(seen) - {record.pid for record in read.records}:
         del seen[pid]
-    if wishes.as_json:
-        _print_json(reports, wishes)
-    else:
-        _print_views(reports, wishes)
+    match wishes.form:
+        case _Form.JSON:
+            _print_json(reports, wishes)
+        case _Form.PROMETHEUS:
+            from moerun.report.prometheus import prometheus_text
+
+            typer.echo(prometheus_text(reports), nl=False)
+        case _Form.VIEW:
+            _print_views(reports, wishes)
+        case _:
+            assert_never(wishes.form)
     # Before each picture of a watch the terminal is cleared; beside documents once is enough.
-    is_stream = wishes.as_json and wishes.repeats
+    is_stream = wishes.form is _Form.JSON and wishes.repeats
     tell(*(printable(f"Note: {note}") for note in read.notes if note not in told))
     if is_stream:
         told.update(read.notes)
@@ -103,7 +139,13 @@ def _report(record: "RunnerRecord", seen: "dict[int, tuple[MemorySample, ...]]")
     newest = (sample,) if sample is not None else ()
     samples = (*seen.get(record.pid, ()), *newest)[-_KEPT_SAMPLES:]
     seen[record.pid] = samples
-    return compare(record.ledger, record.buffers, samples, earlier_peak=record.peak_sample)
+    return compare(
+        record.ledger,
+        record.buffers,
+        samples,
+        earlier_peak=record.peak_sample,
+        streaming=record.last_streaming,
+    )
 
 
 def _print_json(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wishes) -> None:
@@ -122,6 +164,7 @@ def _runner_document(
     record: "RunnerRecord", report: "MemoryReport", *, shows_memory: bool
 ) -> dict[str, Any]:
     from moerun.codec import to_plain
+    from moerun.report.streaming_document import streaming_document
 
     document = {
         "pid": record.pid,
@@ -146,12 +189,14 @@ def _runner_document(
         "devices": devices,
         "host": to_plain(report.host),
         "drift_fraction": report.drift_fraction,
+        "streaming": streaming_document(record.last_streaming),
     }
 
 
 def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wishes) -> None:
-    from moerun.report.console import open_console, page_of
+    from moerun.report.console import is_coloured, open_console, page_of, print_lines
     from moerun.report.memory_view import memory_view, runner_lines
+    from moerun.report.streaming_view import elsewhere_of, streaming_lines
 
     console = open_console()
     if wishes.repeats and console.is_terminal:
@@ -161,6 +206,16 @@ def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wi
             console.print(line, soft_wrap=True)
     else:
         for index, (record, report) in enumerate(reports):
-            view = memory_view(record, report, glyphs=page_of(console).glyphs, is_first=index == 0)
+            page = page_of(console)
+            view = memory_view(record, report, glyphs=page.glyphs, is_first=index == 0)
             console.print(view, soft_wrap=True)
+            if record.last_streaming is not None:
+                console.print()
+                lines = streaming_lines(
+                    record.last_streaming,
+                    page,
+                    is_coloured=is_coloured(console),
+                    elsewhere=elsewhere_of(record, report),
+                )
+                print_lines(console, lines)
     sys.stdout.flush()

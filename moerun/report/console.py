@@ -88,6 +88,20 @@ def page_of(console: Console) -> Page:
     return Page(columns=max(_FEWEST_COLUMNS, console.width), glyphs=glyphs)
 
 
+def is_coloured(console: Console) -> bool:
+    """Whether what is printed may have colours; a picture needs many of them to be one."""
+    return (
+        console.is_terminal
+        and not console.no_color
+        and console.color_system
+        not in (
+            None,
+            "standard",
+            "windows",
+        )
+    )
+
+
 def print_lines(console: Console, lines: Iterable[Text]) -> None:
     """Print lines as they are, never cropped."""
     for line in lines:

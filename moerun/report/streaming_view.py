@@ -11,17 +11,20 @@ from typing import Final
 from rich.text import Text
 
 from moerun.experts.counters import StreamingSample, Traffic
+from moerun.machine.description import HOST, SSD
 from moerun.report.console import Page, labelled
 from moerun.report.heat_map import heat_lines
 from moerun.report.plain import printable
 from moerun.report.timing_view import format_duration, label_line
+from moerun.runner.memory_report import MemoryReport, RowKind
+from moerun.runner.records import RunnerRecord
 from moerun.units import format_gib
 
 _BLANK: Final = "-"
 _INDENT: Final = 22
 _BAR_CELLS: Final = 40
 _MEGABYTE: Final = 1_000_000
-_WIDTHS: Final = (21, 14, 14, 14)
+_WIDTHS: Final = (20, 17, 17, 17)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,22 @@ def expert_tiers(
             held_bytes=sample.expert_bytes - sample.held_bytes,
             experts=sample.expert_count - sample.held_experts,
         ),
+    )
+
+
+def elsewhere_of(record: RunnerRecord, report: MemoryReport) -> tuple[ExpertTier, ...]:
+    """Return the experts on devices that hold all of theirs."""
+    labels = dict(record.labels)
+    return tuple(
+        ExpertTier(
+            label=labels.get(device.device, device.device),
+            held_bytes=row.planned_bytes,
+            experts=None,
+        )
+        for device in report.devices
+        if device.device not in (HOST, SSD)
+        for row in device.rows
+        if row.kind is RowKind.EXPERTS and row.planned_bytes
     )
 
 

@@ -10,6 +10,9 @@ memory (caches, compute, the program itself) and the pages of the model's files 
 now. `unaccounted_bytes` is what is observed and no row explains; it is negative while buffers are
 reserved and not touched yet.
 
+A cache of experts lays private memory over the mapping. Such pages are counted once, as the
+private memory they are, and explained by the weights that they hold.
+
 Knows: how ledger, buffers and samples are compared.
 Does not know: where they come from, or how they are shown.
 """
@@ -19,8 +22,10 @@ from enum import StrEnum
 from typing import Final
 
 from moerun.engine.arguments import BufferReport
+from moerun.experts.counters import StreamingSample
 from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
 from moerun.planning.plan import ChargeKind, Ledger
+from moerun.planning.strategy import StreamingMode
 from moerun.runner.buffer_report import is_mapped
 from moerun.runner.statistics import MemorySample
 
@@ -113,17 +118,18 @@ def compare(
     samples: tuple[MemorySample, ...],
     *,
     earlier_peak: MemorySample | None = None,
+    streaming: StreamingSample | None = None,
 ) -> MemoryReport:
     """Lay plan, report and observation side by side; the last sample is the one shown.
 
-    `earlier_peak` counts for the peaks alone.
+    `earlier_peak` counts for the peaks alone. `streaming` tells which experts are in memory.
     """
     named = {charge.device for charge in ledger.charges if charge.kind is not ChargeKind.MARGIN}
     named |= {buffer.device for buffer in buffers if buffer.device is not None}
     devices = sorted(named, key=lambda device: (device == SSD, device == HOST, device))
     return MemoryReport(
         devices=tuple(
-            _device(device, ledger, buffers, samples, earlier_peak) for device in devices
+            _device(device, ledger, buffers, samples, earlier_peak, streaming) for device in devices
         ),
         host=_host_use(samples[-1]) if samples else None,
     )
@@ -135,6 +141,7 @@ def _device(
     buffers: tuple[BufferReport, ...],
     samples: tuple[MemorySample, ...],
     earlier_peak: MemorySample | None,
+    streaming: StreamingSample | None,
 ) -> DeviceMemory:
     observed = [_observed_bytes(device, sample, ledger, buffers) for sample in samples]
     known = [size_bytes for size_bytes in observed if size_bytes is not None]
@@ -146,9 +153,10 @@ def _device(
     rows = tuple(
         row
         for kind in RowKind
-        if (row := _row(device, kind, ledger, buffers, last)).planned_bytes or row.reported_bytes
+        if (row := _row(device, kind, ledger, buffers, last, streaming)).planned_bytes
+        or row.reported_bytes
     )
-    rest_bytes = _rest_bytes(device, rows, last, ledger, buffers)
+    rest_bytes = _rest_bytes(device, rows, last, ledger, buffers, streaming)
     rows, unaccounted_bytes = _split_rest(rows, rest_bytes)
     reported = [row.reported_bytes for row in rows if row.reported_bytes is not None]
     return DeviceMemory(
@@ -169,11 +177,14 @@ def _row(
     ledger: Ledger,
     buffers: tuple[BufferReport, ...],
     sample: MemorySample | None,
+    streaming: StreamingSample | None,
 ) -> MemoryRow:
     planned_bytes = sum(ledger.kind_bytes(device, charge) for charge in CHARGES_OF_ROW[kind])
     observed_bytes = None
     if device == SSD and kind is RowKind.EXPERTS and sample is not None:
         observed_bytes = _observed_bytes(SSD, sample, ledger, buffers)
+    if device == HOST and kind is RowKind.EXPERTS and streaming is not None:
+        observed_bytes = _expert_bytes_in_memory(streaming)
     return MemoryRow(
         device=device,
         kind=kind,
@@ -248,6 +259,7 @@ def _rest_bytes(
     sample: MemorySample | None,
     ledger: Ledger,
     buffers: tuple[BufferReport, ...],
+    streaming: StreamingSample | None,
 ) -> int | None:
     """Return what is observed on a device beyond the buffers; None where nothing is observed."""
     if sample is None or device == SSD:
@@ -266,8 +278,28 @@ def _rest_bytes(
         # Mapped weights are not private memory; what was copied beside the map is.
         mapped_bytes = sum(b.size_bytes for b in buffers if _is_mapped(b))
         weights_bytes = max(0, _sum(buffers, HOST, "model") - mapped_bytes)
-        explained[RowKind.DENSE], explained[RowKind.EXPERTS] = weights_bytes, 0
+        overlay_bytes = _overlay_bytes(sample, ledger, streaming)
+        explained[RowKind.DENSE], explained[RowKind.EXPERTS] = weights_bytes, overlay_bytes
     return sample.private_bytes - sum(explained.values())
+
+
+def _overlay_bytes(sample: MemorySample, ledger: Ledger, streaming: StreamingSample | None) -> int:
+    """Return the private memory that a cache has laid over the mapping, dense weights included.
+
+    All that is needed of the host's weights is in memory, in pages of the file or private ones.
+    """
+    if streaming is None or streaming.mechanism != StreamingMode.CACHE:
+        return 0
+    dense_bytes = ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
+    needed_bytes = dense_bytes + _expert_bytes_in_memory(streaming)
+    return max(0, needed_bytes - (sample.model_resident_bytes or 0))
+
+
+def _expert_bytes_in_memory(streaming: StreamingSample) -> int:
+    """Return what the system has of the experts in memory, what the books say where it is mute."""
+    if streaming.resident_bytes is None:
+        return streaming.held_bytes
+    return streaming.resident_bytes
 
 
 def _split_rest(

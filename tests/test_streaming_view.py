@@ -1,0 +1,117 @@
+import io
+import json
+
+from rich.console import Console
+
+from moerun.experts.counters import Traffic
+from moerun.report.console import Page, is_coloured
+from moerun.report.streaming_document import streaming_document
+from moerun.report.streaming_view import ExpertTier, streaming_lines, verbose_lines
+from tests.builders import GIB
+from tests.streaming_samples import SAMPLE, a_sample
+
+SHOWN = """\
+experts  cache, frequency
+ram   ▓▓▓▓▓▓▓▓▓▓······························ 2.0 GiB  25.0%  16 experts
+ssd   ▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓▓·········· 6.0 GiB  75.0%  48 experts
+
+                               decode          prefill      last minute
+hit rate                        90.0%             0.0%            95.0%
+experts in                       10/s              0/s              0/s
+experts out                       5/s              0/s              0/s
+read from SSD           10.0 MB/token   536.9 MB/token     5.0 MB/token
+waited for experts        2.5ms/token     93.8ms/token        0µs/token
+tokens                            100               16              100
+
+why:                  measured before on this machine
+cache:                3.0 GiB at most now, 0.5 GiB at least, within 4.0 GiB for
+                      the whole process; the system has 2.0 GiB of experts in
+                      memory
+expert switch:        p50 3.1ms, p99 8.2ms, longest 1.5s, of 164
+reading ahead:        8 experts of the next layer, 86.1% right; 2.0 GiB useful,
+                      1.0 GiB wasted
+page faults:          12 that waited for storage
+memory saved:         6.0 GiB of the 9.0 GiB that full loading holds
+note:                 memory was short once
+
+"""
+
+
+def shown(sample=SAMPLE, **changes):
+    return [
+        line.plain.rstrip()
+        for line in streaming_lines(sample, Page(columns=80), is_coloured=False, **changes)
+    ]
+
+
+def test_all_that_streaming_does_is_shown():
+    lines = shown()
+    assert "\n".join(lines[:23]) + "\n" == SHOWN
+    assert "held in RAM" in lines[23]
+
+
+def test_experts_on_cards_have_a_share_too():
+    lines = shown(elsewhere=(ExpertTier(label="gpu0", held_bytes=8 * GIB, experts=None),))
+    assert lines[1].startswith("gpu0  ▓▓")
+    assert lines[1].endswith("8.0 GiB  50.0%")
+    assert lines[2].endswith("2.0 GiB  12.5%  16 experts")
+
+
+def test_nothing_asked_yet_is_blank():
+    nothing = Traffic(span_s=0.0)
+    lines = shown(
+        a_sample(
+            decode=nothing,
+            prefill=nothing,
+            recent=nothing,
+            latency=None,
+            preloading=None,
+            major_faults=None,
+            resident_bytes=None,
+            heat=(),
+            notes=(),
+        )
+    )
+    text = "\n".join(lines)
+    assert "hit rate                            -                -                -" in text
+    assert "no expert was missing yet" in text
+    assert "reading ahead:        off" in text
+    assert "page faults" not in text
+    assert "held in RAM" not in text
+
+
+def test_the_same_counters_follow_an_answer():
+    lines = verbose_lines(a_sample(because="a\x1b[31mb"))
+    assert lines[:3] == (
+        "experts:              cache, frequency",
+        "experts held:         2.0 GiB of 8.0 GiB in RAM (25.0%), 16 of 64",
+        "expert hit rate:      90.0% in decode, 0.0% in prefill",
+    )
+    assert all(line.isprintable() for line in lines)
+
+
+def test_the_document_has_the_counters_and_their_ratios():
+    assert streaming_document(None) is None
+    document = streaming_document(SAMPLE)
+    assert document is not None
+    assert json.loads(json.dumps(document)) == document
+    assert document["held_fraction"] == 0.25
+    assert document["saved_bytes"] == 6 * GIB
+    assert document["decode"]["hit_fraction"] == 0.9
+    assert document["decode"]["experts_in_per_s"] == 10
+    assert document["preloading"]["wasted_bytes"] == GIB
+    assert document["heat"][1]["uses"][0] == 1
+
+
+def test_a_picture_has_colour_only_where_there_are_many():
+    def on(color_system, **changes):
+        console = Console(
+            file=io.StringIO(), force_terminal=True, color_system=color_system, **changes
+        )
+        return is_coloured(console)
+
+    assert on("truecolor")
+    assert on("256")
+    assert not on("standard")
+    assert not on("truecolor", no_color=True)
+    assert not is_coloured(Console(file=io.StringIO()))
