@@ -65,6 +65,20 @@ CONTEXT_PARAMETER_DEFAULTS: Final = {
     "kv_unified": False,
     "n_samplers": 0,
 }
+# ggml_tensor_overhead: an object's head of 32 bytes and the tensor — ggml/src/ggml.c @ 0.3.36
+TENSOR_OVERHEAD_BYTES: Final = 368
+# What the program asks of a tensor in a graph — `enum ggml_type` and `enum ggml_op`,
+# ggml/include/ggml.h @ 0.3.36
+TYPE_F32: Final = 0
+TYPE_I32: Final = 26
+
+
+class Operation(IntEnum):
+    """The entries of `enum ggml_op` that are looked at — ggml/include/ggml.h @ 0.3.36."""
+
+    NONE = 0
+    MUL_MAT = 29
+    MUL_MAT_ID = 30
 
 
 class EngineLoadMode(IntEnum):
@@ -100,6 +114,27 @@ class TensorBufferOverride(ctypes.Structure):
     """`llama_model_tensor_buft_override` — include/llama.h @ 0.3.36; an array ends with NULLs."""
 
     _fields_ = (("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p))
+
+
+class Tensor(ctypes.Structure):
+    """`ggml_tensor` — ggml/include/ggml.h @ 0.3.36; pointers are plain integers, or None."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+        ("extra", ctypes.c_void_p),
+        ("padding", ctypes.c_char * 8),
+    )
 
 
 class DeviceProperties(ctypes.Structure):
@@ -138,6 +173,10 @@ GetMemory = ctypes.CFUNCTYPE(
 )
 
 
+GetProcedure = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
+IsNuma = ctypes.CFUNCTYPE(ctypes.c_bool)
+
+
 class DeviceInterfaceHead(ctypes.Structure):
     """The first functions of `ggml_backend_device` — ggml/src/ggml-backend-impl.h @ 0.3.36."""
 
@@ -169,6 +208,11 @@ class Abi:
     device_buffer_type: Callable[[int], int]
     registration_name: Callable[[int], bytes]
     buffer_type_name: Callable[[int], bytes]
+    buffer_is_host: Callable[[int], bool]
+    tensor_bytes: Callable[[int], int]
+    read_tensor: Callable[[int, Any, int, int], None]
+    tensor_overhead: Callable[[], int]
+    operation_name: Callable[[int], bytes]
     register: Callable[[int], None]
     add_rpc_server: Callable[[bytes], int | None] | None
     start_rpc_server: Callable[[bytes, None, int, int, Any], None] | None
@@ -256,7 +300,20 @@ def mismatches(abi: Abi) -> tuple[str, ...]:
             if value != expected:
                 found.append(f"the default of {label}.{field} is {value!r}, not {expected!r}")
     found += _registry_mismatches(abi)
+    found += _graph_mismatches(abi)
     return tuple(found)
+
+
+def _graph_mismatches(abi: Abi) -> list[str]:
+    found = []
+    overhead = abi.tensor_overhead()
+    if overhead != TENSOR_OVERHEAD_BYTES:
+        found.append(f"a tensor takes {overhead} bytes, not {TENSOR_OVERHEAD_BYTES}")
+    for operation in Operation:
+        name = abi.operation_name(int(operation)).decode()
+        if name != operation.name:
+            found.append(f"operation {int(operation)} is {name}, not {operation.name}")
+    return found
 
 
 def _registry_mismatches(abi: Abi) -> list[str]:
@@ -304,6 +361,11 @@ def _bind(llama: Any, folder: Path) -> Abi:
         device_buffer_type=_function(base, "ggml_backend_dev_buffer_type", pointer, pointer),
         registration_name=_function(base, "ggml_backend_reg_name", text, pointer),
         buffer_type_name=_function(base, "ggml_backend_buft_name", text, pointer),
+        buffer_is_host=_function(base, "ggml_backend_buffer_is_host", ctypes.c_bool, pointer),
+        tensor_bytes=_function(base, "ggml_nbytes", size, pointer),
+        read_tensor=_function(base, "ggml_backend_tensor_get", None, pointer, pointer, size, size),
+        tensor_overhead=_function(base, "ggml_tensor_overhead", size),
+        operation_name=_function(base, "ggml_op_name", text, ctypes.c_int),
         add_rpc_server=None
         if rpc is None
         else _function(rpc, "ggml_backend_rpc_add_server", pointer, text),

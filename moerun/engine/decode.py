@@ -43,6 +43,9 @@ class Decoder:
         self._tokens: list[int] = []
         self._single = (self._llama.llama_token * 1)()
         self._no_abort = self._llama.ggml_abort_callback()
+        if loaded.hook is not None:
+            loaded.hook.learn()
+            self.clear()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -66,12 +69,16 @@ class Decoder:
         """
         reused = self._keep_prefix(tokens)
         with _AbortOn(self, is_cancelled):
-            for start in range(reused, len(tokens), self._loaded.batch_tokens):
+            for start in range(reused, len(tokens), self._loaded.decode_tokens):
                 if is_cancelled():
                     return reused, False
-                part = tokens[start : start + self._loaded.batch_tokens]
+                part = tokens[start : start + self._loaded.decode_tokens]
                 array = self._array(part)  # named, since the batch only points to it
-                if not self._run(self._llama.llama_batch_get_one(array, len(part))):
+                batch = self._llama.llama_batch_get_one(array, len(part))
+                if start + len(part) < len(tokens):
+                    no_outputs = (ctypes.c_int8 * len(part))()
+                    batch.logits = no_outputs
+                if not self._run(batch):
                     self._resynchronise(tokens)
                     return reused, False
                 self._tokens += part
@@ -87,8 +94,8 @@ class Decoder:
         """Return the logits after each token of a fresh sequence, one row for each."""
         self.clear()
         rows = []
-        for start in range(0, len(tokens), self._loaded.batch_tokens):
-            part = tokens[start : start + self._loaded.batch_tokens]
+        for start in range(0, len(tokens), self._loaded.decode_tokens):
+            part = tokens[start : start + self._loaded.decode_tokens]
             array = self._array(part)
             batch = self._llama.llama_batch_get_one(array, len(part))
             wanted = (ctypes.c_int8 * len(part))(*([1] * len(part)))
@@ -141,9 +148,23 @@ class Decoder:
         self._tokens = tokens[:done]
 
     def _run(self, batch: Any) -> bool:
-        """Decode a batch; False when it was aborted."""
+        """Decode a batch; False when it was aborted.
+
+        Whatever a supplier of experts raises leaves here, and nothing of the sequence is kept.
+        """
         mark = self._loaded.log.mark()
+        hook, supplier = self._loaded.hook, self._loaded.supplier
+        if hook is not None:
+            hook.begin()
         status = self._llama.llama_decode(self._loaded.context, batch)
+        try:
+            if hook is not None:
+                hook.end(is_complete=status == _OK)
+            if supplier is not None and status == _OK:
+                supplier.check()
+        except BaseException:
+            self.clear()
+            raise
         if status == _OK:
             return True
         if status == _ABORTED:

@@ -56,9 +56,12 @@ class LlamaEngine:
         on_progress: Callable[[float], None] | None = None,
         supplier: ExpertSupplier | None = None,
     ) -> "LlamaSession":
-        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log."""
+        """Load; raises EngineOutOfMemory or EngineRefused with the end of the log.
+
+        What the supplier raises when it is attached ends the load, and the model is freed.
+        """
         engine_log().sink = self._log_sink
-        return LlamaSession(load_model(args, on_progress=on_progress))
+        return LlamaSession(load_model(args, on_progress=on_progress, supplier=supplier))
 
 
 class LlamaSession:

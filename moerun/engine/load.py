@@ -17,12 +17,20 @@ from typing import Any, Final, NoReturn, assert_never
 from moerun.engine import abi, devices
 from moerun.engine.arguments import BufferReport, EngineArgs, Override
 from moerun.engine.engine_log import EngineLog, engine_log
+from moerun.engine.interface import ExpertSupplier, MappedFile
+from moerun.engine.lazy_load import (
+    advise_normal,
+    mapped_files,
+    require_streaming,
+    without_reading,
+)
 from moerun.engine.load_log import (
     device_of_buffer,
     error_line,
     find_memory_failure,
     read_load_log,
 )
+from moerun.engine.router_hook import RouterHook
 from moerun.errors import EngineOutOfMemory, EngineRefused, ModelNotFound, UsageError
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.strategy import LoadMode, Toggle
@@ -47,7 +55,8 @@ KV_ENCODINGS: Final = {
 class LoadedModel:
     """A model and its context as the engine holds them, and what has to outlive them.
 
-    `kept` are the arrays and callbacks that C structs point to.
+    `kept` are the arrays and callbacks that C structs point to. `decode_tokens` is how many may
+    be run by one call: a batch, or a micro-batch where every graph is listened to.
     """
 
     abi: abi.Abi
@@ -58,15 +67,25 @@ class LoadedModel:
     vocabulary: Any
     vocabulary_size: int
     context_tokens: int
-    batch_tokens: int
+    decode_tokens: int
     buffers: tuple[BufferReport, ...]
     load_log: tuple[str, ...]
     load_s: float
     kept: list[Any]
+    supplier: ExpertSupplier | None = None
+    hook: RouterHook | None = None
 
     def free(self) -> None:
         """Give all memory back; a second call does nothing."""
         llama = self.abi.llama
+        try:
+            if self.supplier is not None:
+                supplier, self.supplier = self.supplier, None
+                supplier.close()
+        finally:
+            self._free(llama)
+
+    def _free(self, llama: Any) -> None:
         if self.context is not None:
             llama.llama_free(self.context)
             self.context = None
@@ -77,15 +96,58 @@ class LoadedModel:
 
 
 def load_model(
-    args: EngineArgs, *, on_progress: Callable[[float], None] | None = None
+    args: EngineArgs,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+    supplier: ExpertSupplier | None = None,
 ) -> LoadedModel:
-    """Load the model and make its context.
+    """Load the model and make its context; a supplier is attached when both are there.
 
     Raises EngineOutOfMemory with the device and bytes the log names, EngineRefused with the
     engine's own words otherwise.
     """
-    load_mode = engine_load_mode(args.load_mode)
-    return _load(args, load_mode=load_mode, is_dry=False, on_progress=on_progress)
+    if args.load_mode is not LoadMode.STREAM:
+        return _attached(_load(args, on_progress=on_progress, supplier=supplier), ())
+    _check_streaming(args, supplier)
+    opened = abi.open_engine()
+    before = mapped_files(args.model_path)
+
+    def progress(fraction: float) -> None:
+        if fraction == 0.0:  # what goes to devices is read by faults, from now on
+            advise_normal(mapped_files(args.model_path, before=before))
+        if on_progress is not None:
+            on_progress(fraction)
+
+    with without_reading(opened):
+        loaded = _load(args, on_progress=progress, supplier=supplier)
+    return _attached(loaded, before)
+
+
+def _check_streaming(args: EngineArgs, supplier: ExpertSupplier | None) -> None:
+    require_streaming()
+    if supplier is None:
+        raise EngineRefused("The load mode 'stream' needs something that supplies the experts.")
+    if args.extra_buffers:
+        raise EngineRefused(
+            "Experts that are repacked for the processor are copied to memory as a whole, so "
+            "they cannot be streamed.",
+            hint="Plan with streaming, which turns repacking off, or use --streaming off.",
+        )
+
+
+def _attached(loaded: LoadedModel, before: tuple[MappedFile, ...]) -> LoadedModel:
+    """Hand the mappings to the supplier; the model is freed when it does not take them."""
+    if loaded.supplier is None:
+        return loaded
+    try:
+        mapped = mapped_files(loaded.args.model_path, before=before)
+        if loaded.args.load_mode is LoadMode.STREAM:
+            advise_normal(mapped)
+        loaded.supplier.attach(mapped)
+    except BaseException:
+        loaded.free()
+        raise
+    return loaded
 
 
 def load_without_memory(args: EngineArgs) -> LoadedModel:
@@ -94,17 +156,18 @@ def load_without_memory(args: EngineArgs) -> LoadedModel:
     Belief: `no_alloc` needs the load mode NONE — src/llama-model.cpp:1855 @ 0.3.36 — checked by
     tests/engine/test_dry_run.py. The result may be asked for its log and must be freed.
     """
-    return _load(args, load_mode=abi.EngineLoadMode.NONE, is_dry=True, on_progress=None)
+    return _load(args, is_dry=True)
 
 
 def engine_load_mode(mode: LoadMode) -> abi.EngineLoadMode:
     """Return the engine's load mode.
 
     LOCK pins the mapping itself: no second copy of the weights is made, and a model that fits
-    the memory is not evicted (MLOCK alone would copy first).
+    the memory is not evicted (MLOCK alone would copy first). STREAM maps, and `lazy_load` keeps
+    the engine from reading what it maps.
     """
     match mode:
-        case LoadMode.MMAP:
+        case LoadMode.MMAP | LoadMode.STREAM:
             return abi.EngineLoadMode.MMAP
         case LoadMode.COPY:
             return abi.EngineLoadMode.NONE
@@ -112,11 +175,6 @@ def engine_load_mode(mode: LoadMode) -> abi.EngineLoadMode:
             return abi.EngineLoadMode.MMAP_MLOCK
         case LoadMode.DIRECT:
             return abi.EngineLoadMode.DIRECT_IO
-        case LoadMode.STREAM:
-            raise EngineRefused(
-                "The load mode 'stream' is not available in this version; use mmap, copy, lock "
-                "or direct."
-            )
         case _:
             assert_never(mode)
 
@@ -124,9 +182,9 @@ def engine_load_mode(mode: LoadMode) -> abi.EngineLoadMode:
 def _load(
     args: EngineArgs,
     *,
-    load_mode: abi.EngineLoadMode,
-    is_dry: bool,
-    on_progress: Callable[[float], None] | None,
+    is_dry: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+    supplier: ExpertSupplier | None = None,
 ) -> LoadedModel:
     opened = abi.open_engine()
     _check(args)
@@ -135,7 +193,8 @@ def _load(
     mark, started_s = log.mark(), time.monotonic()
     kept: list[Any] = []
     parameters = model_parameters(opened, args, kept)
-    parameters.load_mode = int(load_mode)
+    mode = abi.EngineLoadMode.NONE if is_dry else engine_load_mode(args.load_mode)
+    parameters.load_mode = int(mode)
     parameters.no_alloc = is_dry
     failure: list[BaseException] = []
     if on_progress is not None:
@@ -148,10 +207,17 @@ def _load(
         raise failure[0]
     if not model:
         _refuse(args, log, mark, what="load the model")
-    context = opened.llama.llama_init_from_model(model, context_parameters(opened, args))
+    # Without experts that stream nothing is listened to, and the engine runs as it always does.
+    hook = RouterHook(opened, supplier) if supplier is not None and supplier.streamed else None
+    context_values = context_parameters(opened, args)
+    if hook is not None:
+        context_values.cb_eval = hook.callback
+    context = opened.llama.llama_init_from_model(model, context_values)
     if not context:
         opened.llama.llama_model_free(model)
         _refuse(args, log, mark, what=f"make a context of {args.context_tokens:,} tokens")
+    if hook is not None:
+        hook.context = context
     vocabulary = opened.llama.llama_model_get_vocab(model)
     lines = log.since(mark)
     return LoadedModel(
@@ -163,12 +229,21 @@ def _load(
         vocabulary=vocabulary,
         vocabulary_size=opened.llama.llama_vocab_n_tokens(vocabulary),
         context_tokens=opened.llama.llama_n_ctx(context),
-        batch_tokens=opened.llama.llama_n_batch(context),
+        decode_tokens=_decode_tokens(opened, context, hook),
         buffers=read_load_log(lines, args, buffer_types=devices.buffer_type_names(args.devices)),
         load_log=lines,
         load_s=time.monotonic() - started_s,
         kept=kept,
+        supplier=supplier,
+        hook=hook,
     )
+
+
+def _decode_tokens(opened: abi.Abi, context: Any, hook: RouterHook | None) -> int:
+    """Return how many tokens one call may run; a call with several graphs cannot be listened to."""
+    if hook is None:
+        return int(opened.llama.llama_n_batch(context))
+    return int(min(opened.llama.llama_n_batch(context), opened.llama.llama_n_ubatch(context)))
 
 
 def _check(args: EngineArgs) -> None:

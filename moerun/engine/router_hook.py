@@ -1,0 +1,182 @@
+"""Hearing the router's choice in each layer before the engine reads the experts that it chose.
+
+The scheduler asks a callback about every node of a graph before it computes it, and hands over
+those that the callback wanted, computed, before it goes on. The graph is cut so once in each layer
+(`graph_cuts` tells where), and the supplier has the experts in memory before the cut ends. Nodes
+that were met before are known by their addresses, so that an ask is one look into a dictionary.
+
+Beliefs: `ggml_backend_sched_compute_splits` asks about all nodes in the order of the graph, and
+waits for what it computed before it hands over a node - ggml/src/ggml-backend.cpp:1814; a graph
+that is used again is counted before it is computed - src/llama-context.cpp:1422; an operation that
+is NONE is computed nowhere - ggml/src/ggml-cpu/ggml-cpu.c:1743, ggml/src/ggml-cuda/ggml-cuda.cu:
+4647; the processor asks its abort callback after every node - ggml/src/ggml-cpu/ggml-cpu.c:3150
+@ 0.3.36 - checked by tests/engine/test_router_hook.py.
+
+Knows: the callback, when a graph is another one, and how an evaluation is given up.
+Does not know: where experts lie, or how they come into memory.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Final
+
+from moerun.engine import abi
+from moerun.engine.graph_cuts import Action, Graph, GraphReader
+from moerun.engine.graph_tensors import OPERATION_OFFSET, operation_of
+from moerun.engine.interface import ExpertSupplier
+from moerun.errors import EngineRefused
+
+_FIRST_TOKEN: Final = 0
+
+
+class RouterHook:
+    """The callback of one context; `context` is to be set as soon as there is one.
+
+    Every `llama_decode`, which must be of one micro-batch, stands between `begin` and `end`.
+    """
+
+    def __init__(self, opened: abi.Abi, supplier: ExpertSupplier) -> None:
+        self.context: Any = None
+        self._llama = opened.llama
+        self._reader = GraphReader(opened, supplier)
+        self._graph: Graph | None = None
+        self._reused = 0
+        self._is_first_ask = False
+        self._is_dry = False
+        self._failure: BaseException | None = None
+        self._silenced: list[tuple[int, int]] = []
+        self._always = self._llama.ggml_abort_callback(lambda _: True)
+        self._never = self._llama.ggml_abort_callback()
+        answer, self._use = _answering(self, self._fail)
+        self.callback = self._llama.ggml_backend_sched_eval_callback(answer)
+
+    def learn(self) -> None:
+        """Have the graph of one token asked about and nothing of it computed.
+
+        The first token's cuts are then where they belong. The memory of past tokens is to be
+        cleared afterwards. What cannot be asked so teaches by its first token.
+        """
+        if self._llama.llama_model_has_encoder(self._llama.llama_get_model(self.context)):
+            return
+        token = (self._llama.llama_token * 1)(_FIRST_TOKEN)
+        self._is_dry = True
+        self.begin()
+        try:
+            self._llama.llama_decode(self.context, self._llama.llama_batch_get_one(token, 1))
+            self.end(is_complete=False)
+        finally:
+            self._is_dry = False
+
+    def begin(self) -> None:
+        """A graph is about to be computed."""
+        self._is_first_ask = True
+        self._reader.heard = 0
+        self._use({})
+
+    def end(self, *, is_complete: bool) -> None:
+        """The graph was computed, or given up; raises what was raised meanwhile."""
+        for pointer, operation in self._silenced:
+            ctypes.c_int.from_address(pointer + OPERATION_OFFSET).value = operation
+        self._silenced.clear()
+        graph, failure = self._graph, self._failure
+        if failure is not None:
+            self._failure, self._graph = None, None
+            self._llama.llama_set_abort_callback(self.context, self._never, None)
+            raise failure
+        if not is_complete or graph is None:
+            self._graph = None
+            return
+        if graph.is_whole and self._reader.heard != graph.cut_count:
+            self._graph = None
+            raise EngineRefused(
+                f"The engine computed {self._reader.heard} layers with a choice of experts, and "
+                f"its graph has {graph.cut_count}: what it computed is not to be trusted.",
+                hint="--streaming off runs the model without looking at its graph.",
+            )
+        graph.close()
+
+    def before(self, pointer: int) -> bool:
+        """Meet a node that is not known; whether it is wanted when it is computed."""
+        if self._failure is not None:
+            self._silence(pointer)
+            return False
+        if self._is_first_ask:
+            self._is_first_ask = False
+            actions = self._begin_graph().actions
+            if pointer in actions:
+                known = actions[pointer]
+                return known is not None and known.before(pointer)
+        graph = self._graph
+        if graph is None or graph.is_whole:  # nodes that the graph did not have: it is another
+            graph = self._new_graph()
+        action = self._reader.meet(graph, pointer, is_dry=self._is_dry)
+        if self._is_dry:
+            self._silence(pointer)
+            return False
+        return action is not None and action.before(pointer)
+
+    def after(self) -> None:
+        """Nothing is known of a node that was not known before it was computed."""
+
+    def _begin_graph(self) -> Graph:
+        """Return the graph of the last time where the engine uses it again, else an empty one."""
+        reused = self._llama.llama_perf_context(self.context).n_reused
+        is_same, self._reused = reused != self._reused, reused
+        if is_same and self._graph is not None:
+            self._use(self._graph.actions)
+            return self._graph
+        return self._new_graph()
+
+    def _new_graph(self) -> Graph:
+        self._graph = Graph()
+        self._use(self._graph.actions)
+        return self._graph
+
+    def _fail(self, error: BaseException, pointer: int | None) -> None:
+        """Give the evaluation up: no experts are read any more, and the processor stops.
+
+        A device computes the rest of its part, without experts, since it cannot be stopped; its
+        routers still choose, so that every index that the engine looks at is sound.
+        """
+        if self._failure is None:
+            self._failure = error
+            self._use({})
+            self._llama.llama_set_abort_callback(self.context, self._always, None)
+        if pointer is not None:
+            self._silence(pointer)
+
+    def _silence(self, pointer: int) -> None:
+        """Let a node compute nothing, until `end`; only products with experts, but when dry."""
+        operation = operation_of(pointer)
+        if self._is_dry or operation == abi.Operation.MUL_MAT_ID:
+            self._silenced.append((pointer, operation))
+            node = ctypes.c_int.from_address(pointer + OPERATION_OFFSET)
+            node.value = int(abi.Operation.NONE)
+
+
+def _answering(
+    unknown: Action, fail: Callable[[BaseException, int | None], None]
+) -> tuple[Callable[[int, bool, Any], bool], Callable[[dict[int, Action | None]], None]]:
+    """Return the callback, and what changes the dictionary that it looks into.
+
+    It runs some 3,000 times for a token of 48 layers, so it is a closure and does little.
+    """
+    known: dict[int, Action | None] = {}
+
+    def answer(pointer: int, is_asked: bool, _: Any) -> bool:
+        try:
+            action = known.get(pointer, unknown)
+            if action is None:
+                return False
+            if is_asked:
+                return action.before(pointer)
+            action.after()
+        except BaseException as error:  # it must not pass through C; `end` raises it again
+            fail(error, pointer if is_asked else None)
+        return True
+
+    def use(actions: dict[int, Action | None]) -> None:
+        nonlocal known
+        known = actions
+
+    return answer, use
