@@ -114,6 +114,9 @@ def test_a_fall_is_taken_to_go_on():
     falling = a_pool(250, falling_bytes_per_s=1000 * MIB)
     budget = next_budget(a_budget(1600), BOUNDS, a_look(falling, held_mib=1600))
     assert budget.cache_bytes == (1600 - 150) * MIB  # 50 would be left in a fifth of a second
+    at_once = a_pool(450, falling_bytes_per_s=90_000 * MIB)
+    bounded = next_budget(a_budget(1600), BOUNDS, a_look(at_once, held_mib=1600))
+    assert bounded.cache_bytes == (1600 - 150) * MIB  # of a sudden fall four reserves count
     rising = a_pool(250, falling_bytes_per_s=-1000 * MIB)
     calm = next_budget(a_budget(1600), BOUNDS, a_look(rising, held_mib=1600))
     assert calm.cache_bytes == 1600 * MIB

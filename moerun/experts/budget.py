@@ -31,6 +31,7 @@ _LEFT_AFTER_SHRINKING: Final = 2
 _GROWS_ABOVE: Final = 3
 _WAITING_COUNTS_BELOW: Final = 4
 _LOOK_AHEAD_S: Final = 0.2
+_MOST_AHEAD: Final = 4  # in reserves: what falls at once need not go on falling
 _STEP_PARTS: Final = 16  # of the ceiling: one step of growing, or of giving way to waiting tasks
 _STALL_FRACTION: Final = 0.1
 _STALL_PAUSE_S: Final = 1.0
@@ -157,7 +158,8 @@ def _wanted_bytes(now: Budget, bounds: CacheBounds, look: Look, pool: Pool) -> i
     """Return the budget that one pool allows, whatever the bounds."""
     reserve_bytes = pool.reserve_bytes
     slack_bytes = _slack_bytes(now.cache_bytes, look, pool)
-    ahead_bytes = slack_bytes - int(max(0.0, pool.falling_bytes_per_s) * _LOOK_AHEAD_S)
+    falling_bytes = int(max(0.0, pool.falling_bytes_per_s) * _LOOK_AHEAD_S)
+    ahead_bytes = slack_bytes - min(falling_bytes, _MOST_AHEAD * reserve_bytes)
     step_bytes = max(1, bounds.ceiling_bytes // _STEP_PARTS)
     left_bytes = _LEFT_AFTER_SHRINKING * reserve_bytes
     is_waiting = pool.stall_fraction >= _STALL_FRACTION
