@@ -19,6 +19,7 @@ from moerun.cli.options import PlacementFlags
 
 if TYPE_CHECKING:
     from moerun.engine.arguments import EngineArgs
+    from moerun.experts.counters import StreamingSample
     from moerun.machine.description import DeviceId, Machine
     from moerun.model.description import Model
     from moerun.planning.plan import Plan
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from moerun.runner.buffer_report import BufferRow
     from moerun.runner.loading import Deciding, Loaded, Voice
     from moerun.runner.parent import Runner
+    from moerun.runner.record_keeper import RecordKeeper
     from moerun.runner.records import RunnerRecord
     from moerun.settings.description import LoadedSettings
 
@@ -55,37 +57,23 @@ class OpenedModel:
         self.runner = runner
         self.loaded = loaded
         self.mode = mode
-        self._record = _record_of(asked, runner, loaded, mode)
-        self._has_warned = False
+        self._keeper = _keeper_of(_record_of(asked, runner, loaded, mode), runner, loaded)
+
+    def open_record(self) -> None:
+        """Write the record for `moerun stat`, and keep it up to date."""
+        self._keeper.start()
 
     def refresh_record(self) -> None:
-        """Look at the runner's memory and write it down for `moerun stat`.
-
-        A state folder that cannot be written is a warning, once; the answer does not need it.
-        """
-        from moerun.errors import MoerunError
-        from moerun.places import state_folder
-        from moerun.runner.records import write_record
-
-        try:
-            sample = self.runner.sample_statistics(self._record.model_paths)
-            self._record = self._record.with_sample(sample)
-            write_record(state_folder(), self._record)
-        except MoerunError as error:
-            if not self._has_warned:
-                warn(error.message)
-            self._has_warned = True
+        """Look at the runner and write it down, as after an answer."""
+        self._keeper.refresh()
 
     def remove_record(self) -> None:
         """Take the record away."""
-        from moerun.errors import MoerunError
-        from moerun.places import state_folder
-        from moerun.runner.records import remove_record
+        self._keeper.close()
 
-        try:
-            remove_record(state_folder(), self._record.pid)
-        except MoerunError:
-            return  # it was warned of when it could not be written
+    def streaming(self) -> "StreamingSample | None":
+        """Return what the experts did so far, None where none stream."""
+        return self.runner.sample_streaming() if self.loaded.streaming is not None else None
 
     def buffers(self) -> "tuple[BufferRow, ...]":
         """Return each buffer as planned and as reported."""
@@ -155,7 +143,7 @@ def opened_model(
         mode = describe_mode(loaded.plan, asked.model, asked.machine)
         opened = OpenedModel(asked, runner, loaded, mode)
         try:
-            opened.refresh_record()
+            opened.open_record()
             yield opened
         finally:
             opened.remove_record()
@@ -257,6 +245,19 @@ def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
         bears_on_speed = any(word in note for word in _DEVICE_WORDS) and not is_quiet
         if is_verbose or bears_on_speed:
             say(f"Note: {note}")
+
+
+def _keeper_of(record: "RunnerRecord", runner: "Runner", loaded: "Loaded") -> "RecordKeeper":
+    from moerun.places import state_folder
+    from moerun.runner.record_keeper import RecordKeeper
+
+    return RecordKeeper(
+        record,
+        look=lambda: runner.sample_statistics(record.model_paths),
+        look_at_experts=runner.sample_streaming if loaded.streaming is not None else None,
+        state=state_folder,
+        warn=warn,
+    )
 
 
 def _record_of(asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> "RunnerRecord":

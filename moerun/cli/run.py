@@ -226,6 +226,7 @@ class OneShot:
                 loaded=self._opened.loaded,
                 mode=self._opened.mode,
                 buffers=self._opened.buffers(),
+                streaming=self._opened.streaming(),
                 total_s=self._total_s,
             ),
         }
@@ -245,9 +246,10 @@ def messages_of(
 def print_figures(
     opened: "OpenedModel", result: "GenerationResult", *, load_s: float, total_s: float
 ) -> None:
-    """Print the timing block, then the buffers, to standard error."""
+    """Print the timing block, then the buffers and what streaming did, to standard error."""
     from moerun.report.buffer_view import buffer_lines
     from moerun.report.notices import tell
+    from moerun.report.streaming_view import verbose_lines
     from moerun.report.timing_view import label_line, timing_lines
 
     machine = opened.machine
@@ -255,6 +257,9 @@ def print_figures(
     lines += [label_line("mode", opened.mode)]
     lines += [label_line("seed", str(result.seed))]
     lines += buffer_lines(opened.buffers(), machine.label)
+    streaming = opened.streaming()
+    if streaming is not None:
+        lines += verbose_lines(streaming)
     tell(*lines)
 
 

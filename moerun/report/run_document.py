@@ -8,7 +8,9 @@ from typing import Any
 
 from moerun.codec import to_plain
 from moerun.engine.interface import GenerationResult
+from moerun.experts.counters import StreamingSample
 from moerun.model.description import Model
+from moerun.report.streaming_document import streaming_document
 from moerun.report.timing_view import rate_per_s
 from moerun.runner.buffer_report import BufferRow
 from moerun.runner.loading import Loaded
@@ -23,6 +25,7 @@ def run_document(
     mode: str,
     buffers: tuple[BufferRow, ...],
     total_s: float,
+    streaming: StreamingSample | None = None,
 ) -> dict[str, Any]:
     """Return the document without its schema number; figures are None when nothing was asked."""
     return {
@@ -41,6 +44,7 @@ def run_document(
         "timings": _timings(result, loaded, total_s),
         "notes": [*loaded.report.notes, *(result.notes if result else ())],
         "plan": _plan(loaded, mode, buffers),
+        "streaming": streaming_document(streaming),
         "engine_version": loaded.report.engine_version,
     }
 

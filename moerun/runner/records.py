@@ -63,6 +63,10 @@ class RunnerRecord:
             peak = sample
         return replace(self, last_sample=sample, peak_sample=peak)
 
+    def with_streaming(self, streaming: StreamingSample) -> "RunnerRecord":
+        """Return the record with a later look at its experts."""
+        return replace(self, last_streaming=streaming)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordsRead:
