@@ -188,14 +188,22 @@ class Streamer:
     def resize(self, cache_bytes: int) -> int:
         """Hold no more than that from now on, and at least the minimum; return what holds."""
         held = min(max(cache_bytes, self.order.minimum_bytes), self.order.cache_bytes)
-        self._cache_bytes = held
-        self._working.mechanism.resize(held)
+        with self._looking:  # a mechanism that gives way to another is not asked any more
+            self._cache_bytes = held
+            self._working.mechanism.resize(held)
         return held
 
     @property
     def cache_bytes(self) -> int:
         """How many bytes experts may take now."""
         return self._cache_bytes
+
+    @property
+    def anonymous_bytes(self) -> int:
+        """How many bytes of experts lie in memory of our own: paging holds its in page cache."""
+        if self._running is not StreamingMode.CACHE:
+            return 0
+        return self._working.mechanism.held_bytes()
 
     def sample(self) -> StreamingSample:
         """Look at all counters; may be called from any thread."""
