@@ -16,9 +16,14 @@ from moerun.experts.interface import CachePolicy, ExpertKey
 from moerun.experts.order import PolicyName
 from moerun.experts.policy import Belady, make_policy
 from moerun.experts.routes import Pass, Phase, Trace
+from moerun.machine.description import HOST
+from moerun.planning.plan import ChargeKind, Plan
 
 LEAST_CYCLES: Final = Fraction(3, 2)
 """A cache of less than one token's experts hits nothing: each is gone before its layer's turn."""
+
+
+_LADDER: Final = (10, 20, 30, 40, 50, 60, 80, 100)  # percent of the experts' bytes
 
 
 class SimulatedPolicy(StrEnum):
@@ -77,6 +82,173 @@ class Speed:
 
     overlapped_tokens_per_s: float
     in_turn_tokens_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedMemory:
+    """What of the host's memory is not for experts, and how that is known."""
+
+    size_bytes: int
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """What the storage reads, and how that is known."""
+
+    read_bytes_per_s: float
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SizeResult:
+    """What one size of RAM comes to; no replays where it is less than is needed."""
+
+    ram_bytes: int
+    cache_bytes: int
+    replays: tuple[Replay, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """A trace replayed for several sizes of RAM. `least_ram_bytes` is what streaming needs."""
+
+    model_name: str
+    layer_count: int
+    expert_count: int
+    experts_used: int
+    prompt_tokens: int
+    answer_tokens: int
+    expert_bytes: int
+    cycle_bytes: int
+    fixed: FixedMemory
+    least_ram_bytes: int
+    sizes: tuple[SizeResult, ...]
+    disk: Disk | None = None
+    compute_s: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def speed(self, uses: Uses) -> "Speed | None":
+        """Return what to expect of so much reading; None where the disk is not known."""
+        read_bytes = uses.read_bytes_per_token
+        if self.disk is None or read_bytes is None:
+            return None
+        return expected_speed(
+            read_bytes,
+            read_bytes_per_s=self.disk.read_bytes_per_s,
+            compute_s=self.compute_s or 0.0,
+        )
+
+    def held_fraction(self, size: SizeResult) -> float:
+        """Return the share of the experts' bytes that a size holds."""
+        return min(1.0, size.cache_bytes / self.expert_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be found out: sizes of RAM (None for a ladder of shares) and policies.
+
+    `slot_bytes` and `expert_counts` are of a model's header where one is named.
+    """
+
+    ram_bytes: tuple[int, ...] | None
+    policies: tuple[SimulatedPolicy, ...]
+    slot_bytes: Mapping[int, int] | None = None
+    expert_counts: Mapping[int, int] | None = None
+    fixed: FixedMemory | None = None
+    disk: Disk | None = None
+    compute_s: float | None = None
+
+
+def simulate(trace: Trace, question: Question) -> Simulation:
+    """Replay a trace for every size and policy; UsageError where the trace lacks what is needed.
+
+    RAM is that of the whole process: the cache gets what the rest leaves.
+    """
+    slots = traced_slots(trace, question.slot_bytes)
+    counts = _expert_counts(trace, slots, question.expert_counts)
+    expert_bytes = sum(size * counts[layer] for layer, size in slots.items())
+    fixed = question.fixed or _fixed_by_header(trace)
+    used = trace.header.experts_used
+    least_ram_bytes = fixed.size_bytes + min(expert_bytes, least_cache_bytes(slots, used))
+    sizes = question.ram_bytes or tuple(
+        max(least_ram_bytes, fixed.size_bytes + expert_bytes * share // 100) for share in _LADDER
+    )
+    return Simulation(
+        model_name=trace.header.model_name,
+        layer_count=len(slots),
+        expert_count=max(counts.values()),
+        experts_used=used,
+        prompt_tokens=trace.tokens(Phase.PREFILL),
+        answer_tokens=trace.tokens(Phase.DECODE),
+        expert_bytes=expert_bytes,
+        cycle_bytes=cycle_bytes(slots, used),
+        fixed=fixed,
+        least_ram_bytes=least_ram_bytes,
+        sizes=tuple(
+            SizeResult(
+                ram_bytes=ram_bytes,
+                cache_bytes=max(0, min(expert_bytes, ram_bytes - fixed.size_bytes)),
+                replays=tuple(
+                    replay(
+                        trace,
+                        policy,
+                        slot_bytes=slots,
+                        cache_bytes=ram_bytes - fixed.size_bytes,
+                    )
+                    for policy in question.policies
+                    if ram_bytes >= least_ram_bytes
+                ),
+            )
+            for ram_bytes in sizes
+        ),
+        disk=question.disk,
+        compute_s=question.compute_s,
+        notes=trace.notes,
+    )
+
+
+def fixed_memory(plan: Plan) -> FixedMemory:
+    """Return what a plan without GPUs charges to the host for all but experts."""
+    kept = (ChargeKind.EXPERT_WEIGHTS, ChargeKind.MARGIN)
+    size_bytes = sum(
+        charge.size_bytes
+        for charge in plan.ledger.charges
+        if charge.device == HOST and charge.kind not in kept
+    )
+    return FixedMemory(
+        size_bytes=size_bytes,
+        origin=f"dense weights, KV cache of {plan.context_tokens:,} tokens, buffers and the "
+        "program, as planned without a GPU",
+    )
+
+
+def _expert_counts(
+    trace: Trace, slots: Mapping[int, int], counts: Mapping[int, int] | None
+) -> Mapping[int, int]:
+    """Return how many experts each layer has; a trace that does not say shows some of them."""
+    highest = dict.fromkeys(slots, 0)
+    for each in trace.passes:
+        for layer, experts in each.choices:
+            highest[layer] = max(highest[layer], *experts)
+    if counts is None:
+        return dict.fromkeys(slots, trace.header.expert_count or max(highest.values()) + 1)
+    for layer, expert in highest.items():
+        if expert >= counts[layer]:
+            raise UsageError(
+                f"the trace has expert {expert} of layer {layer}, and the model has "
+                f"{counts[layer]} experts there; it is of another model"
+            )
+    return counts
+
+
+def _fixed_by_header(trace: Trace) -> FixedMemory:
+    dense_bytes = trace.header.dense_bytes
+    known = "dense weights by the trace's header" if dense_bytes else "the trace tells no more"
+    return FixedMemory(
+        size_bytes=dense_bytes,
+        origin=f"{known}; KV cache, buffers and the program are not in it: --model counts them",
+    )
 
 
 def replay(
