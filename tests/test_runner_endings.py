@@ -3,7 +3,7 @@ import os
 import pytest
 
 from moerun.errors import MoerunError
-from moerun.runner import logs
+from moerun.runner import logs, model_files
 from moerun.runner.endings import Ending, crash_of, describe_code, memory_kills, tail_of
 
 
@@ -45,6 +45,39 @@ def test_a_kill_for_want_of_memory_is_told_from_another_kill():
     other = crash_of(an_ending(-9))
     assert "killed from outside" in other.message
     assert "ran out of memory" not in crash_of(an_ending(-11, memory_kills=1)).message
+
+
+def test_a_bad_read_names_the_file_that_was_cut(tmp_path):
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"x" * 5000)
+    files = model_files.remember([str(model)])
+    assert model_files.change_since(files) is None
+    os.truncate(model, 1234)
+    change = model_files.change_since(files)
+    error = crash_of(an_ending(-7, model_path=str(model), file_change=change))
+    assert error.exit_code == 6
+    assert f"{model} was cut from 5,000 to 1,234 bytes meanwhile" in error.message
+    assert "start again" in (error.hint or "")
+    unrelated = crash_of(an_ending(-11, model_path=str(model), file_change=change))
+    assert "was cut" not in unrelated.message
+
+
+def test_a_bad_read_of_a_whole_file_blames_the_storage():
+    error = crash_of(an_ending(-7, model_path="/models/m.gguf"))
+    assert "/models/m.gguf is as long as before, so its storage failed" in error.message
+    assert "dmesg" in (error.hint or "")
+    assert "dmesg" in (crash_of(an_ending(-7)).hint or "")
+
+
+def test_what_became_of_files(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"1")
+    second.write_bytes(b"22")
+    files = model_files.remember([str(first), str(second), str(tmp_path / "absent")])
+    second.write_bytes(b"4444")
+    assert model_files.change_since(files) == f"{second} grew from 2 to 4 bytes meanwhile"
+    first.unlink()
+    assert model_files.change_since(files) == f"{first} cannot be found any more"
 
 
 def test_kills_are_counted_where_linux_tells_them(tmp_path):

@@ -42,7 +42,8 @@ _PYTHON_DUMP: Final = "Fatal Python error"
 class Ending:
     """The facts of a death: the code, what was being done, and where the log lies.
 
-    `memory_kills` is how many processes the system ended for want of memory meanwhile.
+    `memory_kills` is how many processes the system ended for want of memory meanwhile,
+    `model_path` the model it had, and `file_change` what became of its files since.
     """
 
     returncode: int | None
@@ -50,6 +51,8 @@ class Ending:
     log_path: Path | None
     log_tail: str
     memory_kills: int = 0
+    model_path: str | None = None
+    file_change: str | None = None
 
 
 def crash_of(ending: Ending) -> EngineCrashed:
@@ -60,11 +63,25 @@ def crash_of(ending: Ending) -> EngineCrashed:
     if out_of_memory:
         why = f"{name}: the system ran out of memory and ended it"
     advice = _SHORTER if out_of_memory else _TRY.get(name, "`moerun doctor` checks the engine")
+    if name == "SIGBUS":
+        why, advice = _bad_read(ending, why)
     where = f"; the whole log is {ending.log_path}" if ending.log_path is not None else ""
     return EngineCrashed(
         f"The runner died while it {ending.doing} ({why}).",
         log_tail=ending.log_tail,
         hint=f"{advice}{where}",
+    )
+
+
+def _bad_read(ending: Ending, why: str) -> tuple[str, str]:
+    """Return which file could not be read through its mapping, and what to try."""
+    if ending.file_change is not None:
+        return f"{why}; {ending.file_change}", "let the file come to rest, and start again"
+    if ending.model_path is None:
+        return why, _TRY["SIGBUS"]
+    return (
+        f"{why}; {ending.model_path} is as long as before, so its storage failed to read it",
+        "`dmesg` tells what the storage reported; copy the model to another disk",
     )
 
 

@@ -27,7 +27,7 @@ from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError
 from moerun.experts.counters import StreamingSample
 from moerun.experts.order import StreamingOrder
 from moerun.planning.plan import Measurements
-from moerun.runner import endings, logs, protocol
+from moerun.runner import endings, logs, model_files, protocol
 from moerun.runner.protocol import Event, Request
 from moerun.runner.statistics import MemorySample
 
@@ -64,6 +64,7 @@ class Runner:
         self._has_ended = threading.Event()
         self._unreadable: str | None = None
         self._memory_kills = 0
+        self._files: tuple[model_files.KnownFile, ...] = ()
         self.log_path: Path | None = None
         self.model_defaults: dict[str, float] = {}
 
@@ -143,6 +144,8 @@ class Runner:
             if isinstance(event, protocol.Progress) and on_progress is not None:
                 on_progress(event.done_fraction)
 
+        named = streaming.layout.files if streaming is not None else ()
+        self._files = model_files.remember([file.path for file in named] or [args.model_path])
         loaded = self._ask(
             protocol.Load(args=args, streaming=streaming),
             protocol.Loaded,
@@ -368,6 +371,8 @@ class Runner:
                 log_path=self.log_path,
                 log_tail=self.log_tail(),
                 memory_kills=kills,
+                model_path=self._files[0].path if self._files else None,
+                file_change=model_files.change_since(self._files),
             )
         )
 
