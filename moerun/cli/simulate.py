@@ -142,14 +142,10 @@ def _stated_disk(text: str) -> "Disk":
 def _with_model(question: "Question", name: str) -> "Question":
     """Return the question with what a model's header, its plan and its disk tell."""
     from moerun.cli.planning_steps import read_named_model
-    from moerun.errors import UsageError
-    from moerun.experts.layout import expert_layout
-    from moerun.machine.description import SSD
+    from moerun.experts.trace import routed_layout
 
     model = read_named_model(name)
-    layout = expert_layout(model, {tensor.name: SSD for tensor in model.loaded_tensors})
-    if not layout.tensors:
-        raise UsageError(f"{model.name} has no experts that could be streamed")
+    layout = routed_layout(model)
     return replace(
         question,
         slot_bytes=layout.slot_bytes,

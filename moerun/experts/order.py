@@ -25,7 +25,9 @@ class StreamingOrder:
     `limit_bytes` bounds all host memory of the runner; `cache_bytes` of it are planned for
     experts, at most, and `minimum_bytes` at least. `state_folder` is where what was learned of
     this model on this machine is kept. `is_adaptive` lets the cache follow memory pressure.
-    `trace_path` is a file for the routing of every token.
+    `trace_path` is a file that was begun with its header, to which the routing of every token is
+    added; `traced` are the matrices whose routing that is, with their layers. With the mode `off`
+    nothing streams, and the order is for the trace alone.
     """
 
     layout: ExpertLayout
@@ -42,3 +44,4 @@ class StreamingOrder:
     model_digest: str = ""
     machine_fingerprint: str = ""
     trace_path: str | None = None
+    traced: tuple[tuple[str, int], ...] = ()

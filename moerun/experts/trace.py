@@ -6,12 +6,14 @@ Does not know: what a trace is used for, or how an engine finds the router's cho
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TextIO
 
 from moerun.engine.interface import ExpertSupplier, MappedFile, Routing
 from moerun.errors import MoerunError, UsageError
-from moerun.experts.layout import ExpertLayout
+from moerun.experts.layout import ExpertLayout, expert_layout
+from moerun.experts.order import StreamingOrder
 from moerun.experts.routes import (
     Phase,
     Trace,
@@ -21,7 +23,9 @@ from moerun.experts.routes import (
     read_lines,
     row_lines,
 )
+from moerun.machine.description import SSD
 from moerun.model.description import Model
+from moerun.planning.strategy import StreamingMode
 
 if TYPE_CHECKING:
     import numpy
@@ -215,6 +219,40 @@ class TraceRecorder:
         finally:
             if self._inner is not None:
                 self._inner.close()
+
+
+def traced_supplier(order: StreamingOrder, inner: ExpertSupplier | None) -> ExpertSupplier | None:
+    """Return a supplier that also writes the trace which an order asks for, else the given one."""
+    if order.trace_path is None:
+        return inner
+    traced = dict(order.traced) or {tensor.name: tensor.layer for tensor in order.layout.tensors}
+    return TraceRecorder(TraceWriter(order.trace_path), traced=traced, inner=inner)
+
+
+def traced_order(
+    model: Model, order: StreamingOrder | None, path: str | os.PathLike[str]
+) -> StreamingOrder:
+    """Return an order with a trace of all layers; one for the trace alone where nothing streams."""
+    layout = routed_layout(model)
+    if order is None:
+        order = StreamingOrder(
+            layout=layout, mode=StreamingMode.OFF, limit_bytes=0, cache_bytes=0, minimum_bytes=0
+        )
+    return replace(
+        order,
+        trace_path=os.fspath(path),
+        traced=tuple((tensor.name, tensor.layer) for tensor in layout.tensors),
+    )
+
+
+def routed_layout(model: Model) -> ExpertLayout:
+    """Return all matrices of a model that are routed; UsageError when it has none."""
+    layout = expert_layout(model, {tensor.name: SSD for tensor in model.loaded_tensors})
+    if not layout.tensors:
+        raise UsageError(
+            f"{model.name} has no routed experts whose choice could be recorded or streamed"
+        )
+    return layout
 
 
 def _as_rows(
