@@ -92,11 +92,11 @@ class _GroupTwo(_Group):
 
 
 @contextmanager
-def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
+def memory_group(limit_bytes: int, *, root: Path = _GROUPS) -> Iterator[MemoryGroup]:
     """Make a group with that limit and no swap; removed when left. Raises NoControlGroup."""
     name = f"moerun-bench-{os.getpid()}"
     try:
-        parent, kind = _parent_group()
+        parent, kind = _parent_group(root)
         folder = parent / name
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -110,15 +110,15 @@ def memory_group(limit_bytes: int) -> Iterator[MemoryGroup]:
         _remove(folder)
 
 
-def _parent_group() -> tuple[Path, type[_Group]]:
+def _parent_group(root: Path) -> tuple[Path, type[_Group]]:
     """Return where a group for memory may be made, and of which version it is."""
-    if (_GROUPS / "memory" / "memory.limit_in_bytes").exists():
-        return _GROUPS / "memory", _GroupOne
-    for root in (_GROUPS, _GROUPS / "unified"):
-        controllers = root / "cgroup.controllers"
+    if (root / "memory" / "memory.limit_in_bytes").exists():
+        return root / "memory", _GroupOne
+    for place in (root, root / "unified"):
+        controllers = place / "cgroup.controllers"
         if controllers.exists() and "memory" in controllers.read_text().split():
-            (root / "cgroup.subtree_control").write_text("+memory")
-            return root, _GroupTwo
+            (place / "cgroup.subtree_control").write_text("+memory")
+            return place, _GroupTwo
     raise NoControlGroup("this system has no control groups for memory; nothing can be limited")
 
 
