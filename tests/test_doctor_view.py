@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from moerun.machine.description import KernelSettings
 from moerun.machine.document import read_machine
+from moerun.planning.obstacles import streaming_ability
 from moerun.report.doctor_view import CheckLine, doctor_lines
 
 HERE = Path(__file__).parent
@@ -20,7 +22,10 @@ CHECKS = (
 def shown(name: str, **changes: object) -> str:
     machine = replace(read_machine(HERE / f"fixtures/machines/{name}.json"), **changes)  # type: ignore[arg-type]
     console = Console(width=80, no_color=True, record=True, file=io.StringIO())
-    for line in doctor_lines(machine, engine_version="0.3.36", checks=CHECKS):
+    lines = doctor_lines(
+        machine, engine_version="0.3.36", checks=CHECKS, streaming=streaming_ability(machine)
+    )
+    for line in lines:
         console.print(line, soft_wrap=True)
     return console.export_text()
 
@@ -40,7 +45,17 @@ def test_text_from_outside_cannot_steer_a_terminal():
     assert "[bold]" in shown("cpu_only_ram32g", notes=("a [bold] name",))
 
 
+def test_what_hinders_streaming_is_said_with_what_helps():
+    strict = KernelSettings(commit_left_bytes=3 << 30)
+    lines = shown("cpu_only_ram32g", kernel=strict).splitlines()
+    (index,) = [i for i, line in enumerate(lines) if line.startswith("Streaming")]
+    assert lines[index].split(maxsplit=1)[1] == "by cache and paging"
+    assert "3.0 GiB may still be promised" in lines[index + 1]
+    assert "sysctl vm.overcommit_memory=0" in lines[index + 1]
+
+
 def test_no_engine_is_said():
     machine = read_machine(HERE / "fixtures/machines/cpu_only_ram32g.json")
-    first = doctor_lines(machine, engine_version=None, checks=())[0]
+    streaming = streaming_ability(machine)
+    first = doctor_lines(machine, engine_version=None, checks=(), streaming=streaming)[0]
     assert first.plain.split() == ["Engine", "not", "installed"]

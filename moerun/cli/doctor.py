@@ -20,8 +20,9 @@ def doctor(
 ) -> None:
     """Look at the machine and at the engine.
 
-    Shows GPUs, memory, processor and storage as a plan sees them, and checks that the engine
-    computes what it should. Exits with 6 when the engine is missing or not as it should be.
+    Shows GPUs, memory, processor and storage as a plan sees them, tells whether experts can be
+    streamed, and checks that the engine computes what it should. Exits with 6 when the engine is
+    missing or not as it should be.
     """
     from moerun.engine.self_check import run_self_check
     from moerun.errors import EngineError
@@ -57,14 +58,18 @@ def _look() -> "Machine":
 def _print_json(machine: "Machine", check: "SelfCheck") -> None:
     import json
 
+    from moerun.codec import to_plain
     from moerun.machine.document import machine_document
+    from moerun.planning.obstacles import streaming_ability
 
     document = machine_document(machine, check)
     document["self_check"]["is_sound"] = check.is_sound
+    document["streaming"] = to_plain(streaming_ability(machine))
     typer.echo(json.dumps(document, indent=2))
 
 
 def _print_lines(machine: "Machine", check: "SelfCheck") -> None:
+    from moerun.planning.obstacles import streaming_ability
     from moerun.report.console import open_console, print_lines
     from moerun.report.doctor_view import CheckLine, doctor_lines
 
@@ -72,5 +77,10 @@ def _print_lines(machine: "Machine", check: "SelfCheck") -> None:
         CheckLine(name=finding.name, is_ok=finding.is_ok, detail=finding.detail)
         for finding in check.findings
     )
-    lines = doctor_lines(machine, engine_version=check.engine_version, checks=checks)
+    lines = doctor_lines(
+        machine,
+        engine_version=check.engine_version,
+        checks=checks,
+        streaming=streaming_ability(machine),
+    )
     print_lines(open_console(), lines)

@@ -141,13 +141,34 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KernelSettings:
+    """What Linux lets this process do with memory; None where there is no bound or none is told.
+
+    `version` is the first two numbers of the kernel's release. `commit_left_bytes` is what may
+    still be promised where memory is promised strictly (vm.overcommit_memory 2). `huge_pages` is
+    `always`, `madvise` or `never`.
+    """
+
+    version: tuple[int, int] | None = None
+    map_count_limit: int | None = None
+    commit_left_bytes: int | None = None
+    address_limit_bytes: int | None = None
+    locked_limit_bytes: int | None = None
+    huge_pages: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Everything a plan needs to know; `notes` say what could not be probed, and why."""
+    """Everything a plan needs to know; `notes` say what could not be probed, and why.
+
+    `kernel` is None on other systems than Linux, and where nobody asked.
+    """
 
     gpus: tuple[Gpu, ...]
     host: Host
     storage: Storage
     notes: tuple[str, ...] = ()
+    kernel: KernelSettings | None = None
 
     def gpu(self, device: DeviceId) -> Gpu:
         """Return the GPU of that id; KeyError when there is none."""

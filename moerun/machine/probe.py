@@ -13,6 +13,7 @@ from moerun.machine.adapters import read_adapters
 from moerun.machine.description import DARWIN, LINUX, EngineDevice, Machine
 from moerun.machine.gpus import Surroundings, find_gpus
 from moerun.machine.probe_host import current_affinity, probe_host
+from moerun.machine.probe_kernel import ProcessLimits, current_limits, read_kernel_settings
 from moerun.machine.probe_nvml import NvmlReading, read_nvml
 from moerun.machine.storage import probe_storage
 from moerun.places import working_folder
@@ -28,6 +29,7 @@ def probe_machine(
     environment: Mapping[str, str] | None = None,
     system: str | None = None,
     affinity: frozenset[int] | None = None,
+    limits: ProcessLimits | None = None,
 ) -> Machine:
     """Return the machine as a process here may use it.
 
@@ -56,4 +58,5 @@ def probe_machine(
     )
     trouble = (str(reading.trouble),) if reading.trouble is not None else ()
     notes = (*trouble, *reading.notes, *gpu_notes, *host_notes, *storage_notes)
-    return Machine(gpus=gpus, host=host, storage=storage, notes=notes)
+    kernel = read_kernel_settings(root, limits or current_limits()) if system == LINUX else None
+    return Machine(gpus=gpus, host=host, storage=storage, notes=notes, kernel=kernel)

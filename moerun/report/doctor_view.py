@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from moerun.machine.description import Gpu, Host, Machine, Storage, StorageKind, system_name
+from moerun.planning.obstacles import StreamingAbility
 from moerun.report.plain import printable
 from moerun.units import format_gib
 
@@ -33,7 +34,11 @@ class CheckLine:
 
 
 def doctor_lines(
-    machine: Machine, *, engine_version: str | None, checks: tuple[CheckLine, ...]
+    machine: Machine,
+    *,
+    engine_version: str | None,
+    checks: tuple[CheckLine, ...],
+    streaming: StreamingAbility,
 ) -> tuple[Text, ...]:
     """Return all lines of the answer; each is whole, a narrow terminal wraps it."""
     return (
@@ -42,6 +47,7 @@ def doctor_lines(
         *_gpu_lines(machine),
         *_host_lines(machine.host),
         _labelled("Storage", _storage_text(machine.storage)),
+        *_streaming_lines(streaming),
         *_note_lines(machine.notes),
     )
 
@@ -99,6 +105,14 @@ def _storage_text(storage: Storage) -> str:
     on = f"{storage.filesystem} on {kind}" if storage.filesystem else kind
     rate = f" · reads {_rate(storage.read_bytes_per_s)}" if storage.read_bytes_per_s else ""
     return f"{storage.path} · {on} · {format_gib(storage.free_bytes)} free{rate}"
+
+
+def _streaming_lines(streaming: StreamingAbility) -> Iterator[Text]:
+    """Say what experts can be streamed by from this storage, and what stands in the way."""
+    names = " and ".join(mechanism.value for mechanism in streaming.mechanisms)
+    yield _labelled("Streaming", f"by {names}" if names else "not possible here")
+    for because in streaming.because:
+        yield _labelled("", because)
 
 
 def _note_lines(notes: tuple[str, ...]) -> Iterator[Text]:

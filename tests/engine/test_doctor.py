@@ -39,6 +39,7 @@ def test_its_document_is_a_machine_and_names_each_check(tmp_path: Path):
     assert document["schema"] == 1
     check = document["self_check"]
     assert check["is_sound"]
+    assert set(document["streaming"]["mechanisms"]) <= {"cache", "paging"}
     assert {finding["name"] for finding in check["findings"]} >= {"version", "library", "prompt"}
     (tmp_path / "machine.json").write_text(done.stdout)
     machine = read_machine(tmp_path / "machine.json")
@@ -51,7 +52,7 @@ def test_it_shows_the_same_to_people(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     labels = [line.split()[0] for line in done.stdout.splitlines() if line and line[0] != " "]
     assert labels[0] == "Engine"
-    assert {"Memory", "Processor", "Storage"} <= set(labels)
+    assert {"Memory", "Processor", "Storage", "Streaming"} <= set(labels)
 
 
 def test_bad_settings_and_absent_workers_are_notes(tmp_path: Path):
