@@ -136,8 +136,8 @@ class Streamer:
 
     def attach(self, mapped: tuple[MappedFile, ...]) -> None:
         """Take over the mappings, once after loading and before the first token."""
-        self._mapped = mapped
         self._working.mechanism.attach(mapped)
+        self._mapped = mapped
         for guard in self._parts.guards:
             guard.attach(self)
         self._pass.ended_s = self._parts.clock()
@@ -174,13 +174,13 @@ class Streamer:
     def close(self) -> None:
         """End all threads, remember what was learned, and give the memory back."""
         mapped, self._mapped = self._mapped, None
-        if mapped is None:
-            return
         if self._warm_start is not None:
             self._warm_start.stop()
         for guard in self._parts.guards:
             guard.close()
         self._predictor = None  # it may look at the engine's memory
+        if mapped is None:
+            return  # loading failed before, or this was done before
         self._remember(self)
         with self._looking:
             self._working.mechanism.detach()

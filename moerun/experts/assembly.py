@@ -1,0 +1,197 @@
+"""A streamer from an order: its mechanism, policy, guards, and what earlier runs left.
+
+Knows: which parts an order asks for, and what is remembered when a run ends.
+Does not know: what the parts do.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from moerun.engine.interface import ExpertSupplier, MappedFile
+from moerun.experts.budget import CacheBounds
+from moerun.experts.file_identity import FileGuard
+from moerun.experts.hot_set import HotSet, merged, read_hot_set, write_hot_set
+from moerun.experts.interface import ExpertKey
+from moerun.experts.order import StreamingOrder
+from moerun.experts.prediction import RouterPredictor, open_predictor
+from moerun.experts.pressure import MemoryGuard
+from moerun.experts.streamer import Guard, Parts, Streamer, Working
+from moerun.experts.trace import TraceRecorder, TraceWriter
+from moerun.experts.tuner import Choices, Setup, Tuner
+from moerun.experts.tuning import Learned, TuningKey, read_tuning, write_tuning
+from moerun.planning.strategy import StreamingMode
+
+# What runs until something was measured: experts of its own memory, which no other program's
+# reading drives out.
+FIRST_MECHANISM: Final = StreamingMode.CACHE
+_MECHANISMS: Final = (StreamingMode.CACHE, StreamingMode.PAGING)
+
+
+Start = Callable[[StreamingOrder, StreamingMode, int], Working]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What an order comes to: what the engine asks, and the streamer in it, if any."""
+
+    supplier: ExpertSupplier | None
+    streamer: Streamer | None
+
+
+def open_order(order: StreamingOrder, *, engine_version: str, start: Start) -> Opened:
+    """Return what carries out an order: a streamer, a recorder of routing, or the one in the other.
+
+    `start` makes a mechanism with an empty policy for so many bytes.
+    """
+    streamer = None
+    if order.mode is not StreamingMode.OFF:
+        streamer = open_streamer(order, engine_version=engine_version, start=start)
+    if order.trace_path is None:
+        return Opened(supplier=streamer, streamer=streamer)
+    recorder = TraceRecorder(
+        TraceWriter(order.trace_path), traced=dict(order.traced), inner=streamer
+    )
+    return Opened(supplier=recorder, streamer=streamer)
+
+
+def open_streamer(
+    order: StreamingOrder,
+    *,
+    engine_version: str,
+    start: Start,
+    clock: Callable[[], float] = time.monotonic,
+) -> Streamer:
+    """Return the streamer of an order; raises where its files are not what the order says."""
+    memory = _Memory(order, engine_version)
+    tuner = _tuner(order, memory.learned)
+    if memory.learned is not None:
+        order = _with_readers(order, memory.learned)
+    notes = tuple(note for note in memory.notes if note is not None)
+    parts = Parts(
+        start=lambda mode, cache_bytes: start(order, mode, cache_bytes),
+        foresee=lambda mapped: _foresee(order, mapped),
+        guards=_guards(order),
+        hot=memory.hottest(),
+        notes=notes,
+        faults=major_faults,
+        clock=clock,
+    )
+    return Streamer(order, tuner, parts, remember=memory.remember)
+
+
+class _Memory:
+    """What earlier runs left in the state folder, and what this one leaves there."""
+
+    def __init__(self, order: StreamingOrder, engine_version: str) -> None:
+        self._order = order
+        self._state = Path(order.state_folder) if order.state_folder is not None else None
+        self._key = TuningKey(
+            model_digest=order.model_digest,
+            machine_fingerprint=order.machine_fingerprint,
+            engine_version=engine_version,
+            limit_bytes=order.limit_bytes,
+        )
+        self.learned: Learned | None = None
+        self.notes: list[str | None] = []
+        self._hot: HotSet | None = None
+        if self._state is not None:
+            self.learned, note = read_tuning(self._state, self._key)
+            self.notes.append(note)
+            counts = order.layout.expert_counts
+            self._hot, note = read_hot_set(self._state, order.model_digest, counts)
+            self.notes.append(note)
+
+    def hottest(self) -> tuple[ExpertKey, ...]:
+        """Return as many experts of earlier runs as the cache can hold."""
+        largest = max(self._order.layout.slot_bytes.values(), default=1)
+        return self._hot.hottest(self._order.cache_bytes // largest) if self._hot else ()
+
+    def remember(self, streamer: Streamer) -> None:
+        """Write what was used, and what was found out; what cannot be written is let be."""
+        if self._state is None:
+            return
+        uses = streamer.uses.by_layer()
+        if any(any(layer) for layer in uses.values()):
+            write_hot_set(self._state, merged(self._order.model_digest, self._hot, uses))
+        tuner = streamer.tuner
+        if tuner.has_learned:
+            learned = Learned(
+                model_digest=self._key.model_digest,
+                machine_fingerprint=self._key.machine_fingerprint,
+                engine_version=self._key.engine_version,
+                limit_bytes=self._key.limit_bytes,
+                mechanism=tuner.setup.mechanism,
+                preload_experts=tuner.setup.preload_experts,
+                because="; ".join(verdict.because for verdict in tuner.verdicts),
+                reader_threads=streamer.order.reader_threads,
+                read_bytes=streamer.order.read_bytes,
+            )
+            write_tuning(self._state, self._key, learned)
+
+
+def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
+    """Return how an order begins, and what it leaves to be tried."""
+    mechanism: StreamingMode
+    if order.mode is not StreamingMode.AUTO:
+        mechanism, reason = order.mode, f"{order.mode.value} was asked for"
+        others: tuple[StreamingMode, ...] = ()
+    elif learned is not None:
+        mechanism, reason = learned.mechanism, f"an earlier run here found: {learned.because}"
+        others = ()
+    else:
+        mechanism = FIRST_MECHANISM
+        reason = f"no run of this model was measured here yet; begins with {mechanism.value}"
+        others = tuple(mode for mode in _MECHANISMS if mode is not mechanism)
+    ahead = order.preload_experts
+    if ahead is not None:
+        counts: tuple[int, ...] = ()
+    elif learned is not None and order.mode in (StreamingMode.AUTO, learned.mechanism):
+        ahead, counts = learned.preload_experts, ()
+    else:
+        ahead, counts = 0, (order.layout.experts_used,)
+    return Tuner(
+        Setup(mechanism=mechanism, preload_experts=ahead),
+        Choices(mechanisms=others, preload_experts=counts),
+        because=reason,
+    )
+
+
+def _with_readers(order: StreamingOrder, learned: Learned) -> StreamingOrder:
+    """Return the order with the threads and the read size of an earlier run, where it left them."""
+    return replace(
+        order,
+        reader_threads=order.reader_threads or learned.reader_threads,
+        read_bytes=order.read_bytes or learned.read_bytes,
+    )
+
+
+def _guards(order: StreamingOrder) -> tuple[Guard, ...]:
+    bounds = CacheBounds(
+        floor_bytes=order.minimum_bytes,
+        ceiling_bytes=order.cache_bytes,
+        is_adaptive=order.is_adaptive,
+    )
+    return (FileGuard(order.layout.files), MemoryGuard(bounds))
+
+
+def _foresee(
+    order: StreamingOrder, mapped: Sequence[MappedFile]
+) -> tuple[RouterPredictor, str | None]:
+    return open_predictor(
+        order.layout.files[0].path,
+        sorted(order.layout.by_layer),
+        mapped=mapped,
+        resident=order.layout.resident,
+    )
+
+
+def major_faults() -> int | None:
+    """Return how many page faults of this process waited for storage; None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt

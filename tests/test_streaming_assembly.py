@@ -1,0 +1,222 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from moerun.errors import ModelError
+from moerun.experts.assembly import major_faults, open_order, open_streamer
+from moerun.experts.interface import ExpertKey
+from moerun.experts.order import StreamingOrder
+from moerun.experts.routes import TraceHeader
+from moerun.experts.trace import read_trace, start_trace
+from moerun.experts.tuner import Setup
+from moerun.experts.tuning import Learned, TuningKey, tuning_path, write_tuning
+from moerun.model.description import ModelFile
+from moerun.planning.strategy import StreamingMode
+from tests.streaming_fakes import Workshop, a_layout, a_routing, an_order
+
+AUTO, CACHE, PAGING = StreamingMode.AUTO, StreamingMode.CACHE, StreamingMode.PAGING
+
+
+@pytest.fixture
+def order(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(bytes(1000))
+    file = ModelFile(path=str(path), size_bytes=1000, data_offset_bytes=0)
+    return an_order(
+        layout=replace(a_layout(), files=(file,)),
+        mode=AUTO,
+        state_folder=str(tmp_path / "state"),
+        is_adaptive=False,
+    )
+
+
+class Opening:
+    """Opens streamers of an order, and keeps what the mechanisms were asked to be."""
+
+    def __init__(self):
+        self.workshop = Workshop()
+        self.orders: list[StreamingOrder] = []
+
+    def start(self, order, mode, cache_bytes):
+        self.orders.append(order)
+        return self.workshop.start(mode, cache_bytes)
+
+    def open(self, order):
+        streamer = open_streamer(
+            order, engine_version="1", start=self.start, clock=self.workshop.clock
+        )
+        streamer.attach(())
+        return streamer
+
+
+def decode(streamer, *layers):
+    for layer, experts in enumerate(layers):
+        streamer.supply(a_routing(layer, experts))
+    streamer.check()
+
+
+def key_of(order):
+    return TuningKey(
+        model_digest=order.model_digest,
+        machine_fingerprint=order.machine_fingerprint,
+        engine_version="1",
+        limit_bytes=order.limit_bytes,
+    )
+
+
+def a_winner(order, **changes):
+    fields = {
+        "model_digest": order.model_digest,
+        "machine_fingerprint": order.machine_fingerprint,
+        "engine_version": "1",
+        "limit_bytes": order.limit_bytes,
+        "mechanism": PAGING,
+        "preload_experts": 2,
+        "because": "median: cache 2.0 ms, paging 1.0 ms",
+        "reader_threads": 6,
+        "read_bytes": 4096,
+    }
+    return Learned(**{**fields, **changes})
+
+
+def test_a_first_run_begins_with_a_cache_and_tries_the_rest(order):
+    streamer = Opening().open(order)
+    assert streamer.tuner.setup == Setup(mechanism=CACHE)
+    assert not streamer.tuner.is_done
+    assert streamer.wants_hidden
+    assert "no run of this model was measured here yet" in streamer.sample().because
+    streamer.close()
+
+
+def test_what_an_earlier_run_found_is_not_tried_again(order, tmp_path):
+    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    opening = Opening()
+    streamer = opening.open(order)
+    assert streamer.tuner.setup == Setup(mechanism=PAGING, preload_experts=2)
+    assert streamer.tuner.is_done
+    assert "an earlier run here found: median" in streamer.sample().because
+    [asked] = opening.orders
+    assert (asked.reader_threads, asked.read_bytes) == (6, 4096)
+    streamer.close()
+
+
+def test_what_is_asked_for_stands_above_what_was_found(order, tmp_path):
+    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    forced = replace(order, mode=CACHE, preload_experts=0, reader_threads=2)
+    opening = Opening()
+    streamer = opening.open(forced)
+    assert streamer.tuner.setup == Setup(mechanism=CACHE)
+    assert streamer.tuner.is_done
+    assert not streamer.wants_hidden
+    assert opening.orders[0].reader_threads == 2
+    assert streamer.sample().because == "cache was asked for"
+    streamer.close()
+
+
+def test_a_number_of_experts_forces_reading_ahead(order):
+    streamer = Opening().open(replace(order, mode=PAGING, preload_experts=4))
+    assert streamer.tuner.setup == Setup(mechanism=PAGING, preload_experts=4)
+    assert streamer.tuner.is_done
+    streamer.close()
+
+
+def test_a_winner_is_written_when_the_run_ends(order, tmp_path):
+    opening = Opening()
+    opening.workshop.stalls = {CACHE: 0.05, PAGING: 0.01}
+    streamer = opening.open(replace(order, preload_experts=0))
+    for token in range(250):
+        first = ((2 * token) % 8, (2 * token + 1) % 8)
+        decode(streamer, first, first)
+    streamer.close()
+    document = json.loads(tuning_path(tmp_path / "state", key_of(order)).read_text())
+    assert document["schema"] == 1
+    assert document["mechanism"] == "paging"
+    again = Opening().open(replace(order, preload_experts=0))
+    assert again.tuner.setup.mechanism is PAGING
+    again.close()
+
+
+def test_what_was_used_most_comes_first_the_next_time(order):
+    streamer = Opening().open(order)
+    for _ in range(3):
+        decode(streamer, (1, 2), (5, 2))
+    decode(streamer, (1, 7), (5, 2))
+    streamer.close()
+    opening = Opening()
+    streamer = opening.open(order)
+    assert streamer._parts.hot[:3] == (ExpertKey(0, 1), ExpertKey(1, 2), ExpertKey(1, 5))
+    streamer.close()
+
+
+def test_a_damaged_memory_is_a_note_and_no_more(order, tmp_path):
+    path = tuning_path(tmp_path / "state", key_of(order))
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 9}')
+    streamer = Opening().open(order)
+    assert "newer moerun" in streamer.sample().notes[0]
+    streamer.close()
+
+
+def test_a_run_without_a_state_folder_remembers_nothing(order, tmp_path):
+    streamer = Opening().open(replace(order, state_folder=None))
+    decode(streamer, (1, 2), (5, 2))
+    streamer.close()
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_file_that_changes_ends_the_answer(order):
+    streamer = Opening().open(order)
+    decode(streamer, (1, 2), (5, 2))
+    with open(order.layout.files[0].path, "r+b") as file:
+        file.truncate(500)
+    with pytest.raises(ModelError, match="cut from 1,000 to 500"):
+        decode(streamer, (1, 2), (5, 2))
+    streamer.close()
+
+
+def test_an_order_may_name_a_trace(order, tmp_path):
+    path = tmp_path / "trace.csv"
+    start_trace(path, TraceHeader(expert_count=8, experts_used=2))
+    opening = Opening()
+    traced = replace(order, trace_path=str(path), traced=(("blk.9.ffn_up_exps.weight", 9),))
+    opened = open_order(traced, engine_version="1", start=opening.start)
+    supplier, streamer = opened.supplier, opened.streamer
+    assert supplier is not None
+    assert streamer is not None
+    supplier.attach(())
+    assert supplier.streamed == {**streamer.streamed, "blk.9.ffn_up_exps.weight": 9}
+    supplier.supply(a_routing(0, (3, 4)))
+    supplier.supply(a_routing(1, (5, 6)))
+    supplier.check()
+    supplier.close()
+    [passed] = read_trace(path).passes
+    assert [choice.experts for choice in passed.choices] == [(3, 4), (5, 6)]
+    assert streamer.sample().decode.tokens == 1
+
+
+def test_a_trace_alone_streams_nothing(order, tmp_path):
+    path = tmp_path / "trace.csv"
+    start_trace(path, TraceHeader(expert_count=8, experts_used=2))
+    alone = replace(order, mode=StreamingMode.OFF, trace_path=str(path), traced=(("x", 0),))
+    opening = Opening()
+    opened = open_order(alone, engine_version="1", start=opening.start)
+    assert opened.streamer is None
+    assert opened.supplier is not None
+    assert opened.supplier.streamed == {"x": 0}
+    opened.supplier.close()
+    assert opening.orders == []
+    nothing = open_order(replace(alone, trace_path=None), engine_version="1", start=opening.start)
+    assert nothing.supplier is None
+
+
+def test_without_a_trace_the_streamer_is_asked(order):
+    opened = open_order(order, engine_version="1", start=Opening().start)
+    assert opened.streamer is not None
+    assert opened.supplier is opened.streamer
+    opened.streamer.close()
+
+
+def test_page_faults_are_counted():
+    faults = major_faults()
+    assert faults is None or faults >= 0
