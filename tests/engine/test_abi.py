@@ -27,6 +27,8 @@ def test_struct_sizes():
     assert ctypes.sizeof(abi.TensorBufferOverride) == 16
     assert ctypes.sizeof(abi.BackendRegistration) == 48
     assert ctypes.sizeof(abi.DeviceProperties) == 56
+    object_head = 32
+    assert object_head + ctypes.sizeof(abi.Tensor) == abi.TENSOR_OVERHEAD_BYTES == 368
 
 
 def test_every_default_is_read_and_compared():
@@ -107,3 +109,56 @@ def test_an_abort_says_its_words_last():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
     assert done.returncode < 0
     assert done.stderr.decode().splitlines()[-1].endswith("these words")
+
+
+class GgmlParameters(ctypes.Structure):
+    """`ggml_init_params` — ggml/include/ggml.h @ 0.3.36."""
+
+    _fields_ = (
+        ("size_bytes", ctypes.c_size_t),
+        ("buffer", ctypes.c_void_p),
+        ("no_alloc", ctypes.c_bool),
+    )
+
+
+def test_fields_of_a_tensor_are_where_they_are_looked_for():
+    """A product with experts, made by the engine, is read by offsets."""
+    opened = abi.open_engine()
+    base = ctypes.CDLL(str(abi.library_path(opened.folder, "ggml-base")))
+    pointer, length = ctypes.c_void_p, ctypes.c_int64
+    base.ggml_init.restype, base.ggml_init.argtypes = pointer, (GgmlParameters,)
+    base.ggml_new_tensor_3d.restype = pointer
+    base.ggml_new_tensor_3d.argtypes = (pointer, ctypes.c_int, *[length] * 3)
+    base.ggml_mul_mat_id.restype, base.ggml_mul_mat_id.argtypes = pointer, (pointer,) * 4
+    base.ggml_set_name.restype, base.ggml_set_name.argtypes = pointer, (pointer, ctypes.c_char_p)
+    base.ggml_view_2d.restype = pointer
+    base.ggml_view_2d.argtypes = (pointer, pointer, length, length, *[ctypes.c_size_t] * 2)
+    base.ggml_free.argtypes = (pointer,)
+    context = base.ggml_init(GgmlParameters(1 << 20, None, False))
+
+    experts = base.ggml_new_tensor_3d(context, abi.TYPE_F32, 8, 4, 3)
+    hidden = base.ggml_new_tensor_3d(context, abi.TYPE_F32, 8, 1, 5)
+    everything = base.ggml_new_tensor_3d(context, abi.TYPE_I32, 6, 5, 1)
+    choice = base.ggml_view_2d(context, everything, 2, 5, 24, 4)
+    product = base.ggml_mul_mat_id(context, experts, hidden, choice)
+    base.ggml_set_name(product, b"x" * 63)
+
+    seen, view = abi.Tensor.from_address(product), abi.Tensor.from_address(choice)
+    assert seen.op == abi.Operation.MUL_MAT_ID
+    assert list(seen.src[:4]) == [experts, hidden, choice, None]
+    assert list(seen.ne) == [4, 2, 5, 1]
+    assert list(seen.nb) == [4, 16, 32, 160]
+    assert seen.name == b"x" * 63
+    assert (view.view_src, view.view_offs, view.nb[1]) == (everything, 4, 24)
+    assert view.data == abi.Tensor.from_address(everything).data + 4
+    assert (view.type, seen.type) == (abi.TYPE_I32, abi.TYPE_F32)
+    assert opened.tensor_bytes(choice) == 4 * 24 + 8
+    base.ggml_free(context)
+
+
+def test_another_tensor_or_operation_is_noticed():
+    opened = abi.open_engine()
+    grown = dataclasses.replace(opened, tensor_overhead=lambda: 376)
+    assert abi.mismatches(grown) == ("a tensor takes 376 bytes, not 368",)
+    moved = dataclasses.replace(opened, operation_name=lambda n: b"MUL_MAT" if n else b"NONE")
+    assert abi.mismatches(moved) == ("operation 30 is MUL_MAT, not MUL_MAT_ID",)
