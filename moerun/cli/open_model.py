@@ -20,6 +20,7 @@ from moerun.cli.options import PlacementFlags
 if TYPE_CHECKING:
     from moerun.engine.arguments import EngineArgs
     from moerun.experts.counters import StreamingSample
+    from moerun.experts.order import StreamingOrder
     from moerun.machine.description import DeviceId, Machine
     from moerun.model.description import Model
     from moerun.planning.plan import Plan
@@ -39,13 +40,17 @@ _WITHOUT_WHICH_NOTHING_LOADS: Final = ("version", "library")  # steps of the eng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a plan is made of. `is_plain` loads without overrides, devices and repacking."""
+    """What a plan is made of. `is_plain` loads without overrides, devices and repacking.
+
+    `trace_path` is a file that was begun, to which routing is to be added.
+    """
 
     settings: "LoadedSettings"
     model: "Model"
     machine: "Machine"
     strategy: "Strategy"
     is_plain: bool
+    trace_path: str | None = None
 
 
 class OpenedModel:
@@ -122,11 +127,17 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
 
 @contextmanager
 def opened_model(
-    name: str, flags: PlacementFlags, *, is_quiet: bool = False, is_verbose: bool = False
+    name: str,
+    flags: PlacementFlags,
+    *,
+    is_quiet: bool = False,
+    is_verbose: bool = False,
+    trace_path: str | None = None,
 ) -> Iterator[OpenedModel]:
     """Load by a measured plan and keep a record; the runner ends with the context.
 
-    The runner comes up while settings, model and machine are asked.
+    The runner comes up while settings, model and machine are asked. Routing is added to the file
+    `trace_path`, which holds a header already, and is whole when the context has ended.
     """
     from moerun.places import log_folder
     from moerun.runner.interruption import terminations
@@ -134,7 +145,7 @@ def opened_model(
     from moerun.runner.parent import Runner
 
     with terminations(), Runner(log_folder=log_folder()) as runner:
-        asked = ask(name, flags)
+        asked = replace(ask(name, flags), trace_path=trace_path)
         require_text(asked.model)
         _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
         loaded = _load(asked, runner, is_quiet=is_quiet)
@@ -192,8 +203,14 @@ def say(message: str) -> None:
 def _deciding(asked: Asked) -> "Deciding":
     from moerun.engine.arguments import engine_args
     from moerun.engine.self_check import plain_arguments
+    from moerun.experts.trace import traced_order
     from moerun.planning.planner import plan_placement
     from moerun.runner.loading import Deciding
+
+    def streaming(plan: "Plan") -> "StreamingOrder | None":
+        if asked.trace_path is None:
+            return None
+        return traced_order(asked.model, None, asked.trace_path)
 
     def arguments(plan: "Plan") -> "EngineArgs":
         args = engine_args(plan, asked.model, asked.machine)
@@ -204,6 +221,7 @@ def _deciding(asked: Asked) -> "Deciding":
             asked.model, asked.machine, strategy, measured=measured
         ),
         arguments=arguments,
+        streaming=streaming,
     )
 
 

@@ -18,6 +18,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "run": "Answer a prompt, or hold a conversation.",
     "plan": "Show where a model would go, without loading it.",
     "stat": "Show the running models.",
+    "trace": "Record which experts your own prompts use.",
     "simulate": "Replay recorded routing for sizes of RAM.",
     "doctor": "Look at the machine and at the engine.",
     "config": "Show every setting with its origin.",

@@ -21,6 +21,7 @@ _INDENT: Final = 8
 _HEADINGS: Final = ("RAM", "HELD", "POLICY", "HITS", "LATER", "READ/TOKEN", "TOKENS/S")
 _WIDTHS: Final = (11, 6, 11, 8, 8, 12, 0)
 _RATE_COLUMNS: Final = 7
+_BAR_LABEL_COLUMNS: Final = 16
 
 
 def simulation_lines(done: Simulation, page: Page) -> Iterator[Text]:
@@ -139,17 +140,18 @@ def _legend(done: Simulation) -> str:
 
 
 def _bar_lines(done: Simulation, page: Page) -> Iterator[Text]:
-    """Yield the hit rates of all answers; full width is every request."""
-    label_columns = _WIDTHS[0] + _WIDTHS[2]
+    """Yield the hit rates of all answers, by RAM and the share held; full width is all requests."""
+    label_columns = _BAR_LABEL_COLUMNS + _WIDTHS[2]
     cells = page.columns - label_columns - _RATE_COLUMNS
     for size in done.sizes:
         for number, replay in enumerate(size.replays):
             share = replay.decode.hit_fraction
             if share is None:
                 continue
-            ram = format_gib(size.ram_bytes) if number == 0 else ""
+            held = f"{done.held_fraction(size) * 100:.0f}%"
+            ram = f"{format_gib(size.ram_bytes)}, {held}" if number == 0 else ""
             glyph, style = _look(replay.policy, page.glyphs)
-            line = Text(ram.ljust(_WIDTHS[0]) + replay.policy.value.ljust(_WIDTHS[2]))
+            line = Text(ram.ljust(_BAR_LABEL_COLUMNS) + replay.policy.value.ljust(_WIDTHS[2]))
             filled = round(share * cells)
             line.append(glyph * filled, style=style)
             line.append(" " * (cells - filled) + _percent(share).rjust(_RATE_COLUMNS))
