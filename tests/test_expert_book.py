@@ -57,10 +57,10 @@ def test_a_lower_bound_names_who_leaves():
     assert (book.held_bytes, len(book.policy)) == (0, 0)
 
 
-def test_foretold_experts_take_free_room_only():
+def test_foretold_experts_take_free_room_only_where_nothing_may_leave():
     book = a_book(30)
     book.request(0, (1, 2))
-    told = book.foretell(1, (7, 8))
+    told = book.foretell(1, (7, 8), may_drive_out=False)
     assert told.entering == (ExpertKey(1, 7),)
     assert told.passing == (ExpertKey(1, 8),)
     assert book.foretell(1, (7,)).hits == (ExpertKey(1, 7),)
@@ -88,3 +88,23 @@ def test_the_sums_hold_for_any_requests(name: PolicyName, seed: int):
         assert book.held_bytes == sum(slots[key.layer] for key in held) <= book.cache_bytes
         if request.passing:  # there was truly no room: nothing else is held
             assert held <= set(request.hits + request.entering)
+
+
+def test_foretold_experts_drive_out_what_is_wanted_least_but_nothing_that_is_kept():
+    book = a_book(30)
+    book.request(0, (1, 2, 3))
+
+    told = book.foretell(1, (7, 8), keep={ExpertKey(0, 1)})
+
+    assert told.entering == (ExpertKey(1, 7), ExpertKey(1, 8))
+    assert set(told.victims) == {ExpertKey(0, 2), ExpertKey(0, 3)}
+    assert book.held_bytes == 30
+
+
+def test_a_smaller_bound_spares_what_is_in_use():
+    book = a_book(30)
+    book.request(0, (1, 2, 3))
+
+    assert book.resize(10, keep={ExpertKey(0, 2)}) == (ExpertKey(0, 1), ExpertKey(0, 3))
+    assert book.resize(0, keep={ExpertKey(0, 2)}) == ()
+    assert book.held_bytes == 10

@@ -15,6 +15,7 @@ from moerun.experts.budget import CacheBounds
 from moerun.experts.file_identity import FileGuard
 from moerun.experts.hot_set import HotSet, merged, read_hot_set, write_hot_set
 from moerun.experts.interface import ExpertKey
+from moerun.experts.mechanisms import Mechanisms
 from moerun.experts.order import StreamingOrder
 from moerun.experts.prediction import RouterPredictor, open_predictor
 from moerun.experts.pressure import MemoryGuard
@@ -41,10 +42,10 @@ class Opened:
     streamer: Streamer | None
 
 
-def open_order(order: StreamingOrder, *, engine_version: str, start: Start) -> Opened:
+def open_order(order: StreamingOrder, *, engine_version: str, start: Start | None = None) -> Opened:
     """Return what carries out an order: a streamer, a recorder of routing, or the one in the other.
 
-    `start` makes a mechanism with an empty policy for so many bytes.
+    `start` makes a mechanism with an empty policy for so many bytes; without it the real ones do.
     """
     streamer = None
     if order.mode is not StreamingMode.OFF:
@@ -70,8 +71,17 @@ def open_streamer(
     if memory.learned is not None:
         order = _with_readers(order, memory.learned)
     notes = tuple(note for note in memory.notes if note is not None)
+    mechanisms = Mechanisms(order) if start is None else None
+
+    def begin(mode: StreamingMode, cache_bytes: int) -> Working:
+        if mechanisms is not None:
+            return mechanisms.start(mode, cache_bytes)
+        assert start is not None, "without the real mechanisms others are given"
+        return start(order, mode, cache_bytes)
+
     parts = Parts(
-        start=lambda mode, cache_bytes: start(order, mode, cache_bytes),
+        start=begin,
+        end=mechanisms.close if mechanisms is not None else lambda: None,
         foresee=lambda mapped: _foresee(order, mapped),
         guards=_guards(order),
         hot=memory.hottest(),

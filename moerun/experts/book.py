@@ -78,30 +78,41 @@ class CacheBook:
         self._held_bytes += len(entering) * slot_bytes
         return Request(tuple(hits), entering, tuple(missing[len(entering) :]), victims)
 
-    def foretell(self, layer: int, experts: Iterable[int]) -> Request:
-        """Take in experts that may be needed soon, as far as there is free room; no use is noted.
+    def foretell(
+        self,
+        layer: int,
+        experts: Iterable[int],
+        *,
+        keep: Collection[ExpertKey] = frozenset(),
+        may_drive_out: bool = True,
+    ) -> Request:
+        """Take in experts that may be needed soon; no use is noted.
 
-        Nothing leaves for them: `hits` are held already, `passing` find no room.
+        What is wanted least leaves for them, but nothing of `keep`;
+        without `may_drive_out` nothing leaves at all. `hits` are held already, `passing` find no
+        room.
         """
         hits: list[ExpertKey] = []
-        entering: list[ExpertKey] = []
-        passing: list[ExpertKey] = []
+        missing: list[ExpertKey] = []
+        for expert in experts:
+            key = ExpertKey(layer, expert)
+            (hits if key in self._policy else missing).append(key)
         slot_bytes = self._slot_bytes[layer]
-        for key in (ExpertKey(layer, expert) for expert in experts):
-            if key in self._policy:
-                hits.append(key)
-            elif self._held_bytes + slot_bytes > self._cache_bytes:
-                passing.append(key)
-            else:
-                self._policy.insert(key)
-                self._held_bytes += slot_bytes
-                entering.append(key)
-        return Request(tuple(hits), tuple(entering), tuple(passing), ())
+        victims: tuple[ExpertKey, ...] = ()
+        if may_drive_out and missing:
+            victims = self._make_room(len(missing) * slot_bytes, keep={*keep, *hits, *missing})
+        room = max(0, self._cache_bytes - self._held_bytes) // slot_bytes
+        for key in missing[:room]:
+            self._policy.insert(key)
+            self._held_bytes += slot_bytes
+        return Request(tuple(hits), tuple(missing[:room]), tuple(missing[room:]), victims)
 
-    def resize(self, cache_bytes: int) -> tuple[ExpertKey, ...]:
-        """Set the bound anew and return what has to leave."""
+    def resize(
+        self, cache_bytes: int, *, keep: Collection[ExpertKey] = frozenset()
+    ) -> tuple[ExpertKey, ...]:
+        """Set the bound anew and return what has to leave; what is kept leaves at a later call."""
         self._cache_bytes = cache_bytes
-        return self._make_room(0, keep=frozenset())
+        return self._make_room(0, keep=keep)
 
     def drop(self, key: ExpertKey) -> None:
         """Let an expert go that could not be read, or whose memory was taken."""

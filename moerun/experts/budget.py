@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from moerun.errors import PlanError
-from moerun.units import MIB, format_gib
+from moerun.units import GIB, MIB, format_gib
 
 # The reserve of a pool: a small share of it, within bounds. A burst of allocation between two
 # looks has to fit in it.
@@ -37,6 +37,12 @@ _STALL_FRACTION: Final = 0.1
 _STALL_PAUSE_S: Final = 1.0
 _GROW_PAUSE_S: Final = 2.0
 _GROW_AFTER_SHRINKING_S: Final = 10.0
+# How fast others might take what is left: the next look comes before that.
+_CALM_BYTES_PER_S: Final = 2 * GIB
+_FALLING_BYTES_PER_S: Final = 4 * GIB
+_CALM_LOOKS_S: Final = (0.05, 0.5)
+_FALLING_LOOKS_S: Final = (0.01, 0.1)
+_FALLS_ABOVE_BYTES_PER_S: Final = 32 * MIB
 _CRITICAL_PARTS: Final = 4  # of the reserve: with less than one part left, memory has run out
 _RUN_OUT_AFTER_S: Final = 3.0
 
@@ -144,6 +150,18 @@ def next_budget(now: Budget, bounds: CacheBounds, look: Look) -> Budget:
     if cache_bytes < now.cache_bytes:
         changed = replace(changed, shrunk_at_s=look.at_s)
     return replace(changed, because=_because(now, changed, bounds, pool))
+
+
+def next_look_s(now: Budget, look: Look) -> float:
+    """Return how long nobody need look: not long where little is left, or something falls."""
+    waits = []
+    for pool in look.pools:
+        falls = pool.falling_bytes_per_s > _FALLS_ABOVE_BYTES_PER_S
+        least_s, most_s = _FALLING_LOOKS_S if falls else _CALM_LOOKS_S
+        rate = _FALLING_BYTES_PER_S if falls else _CALM_BYTES_PER_S
+        slack_bytes = _slack_bytes(now.cache_bytes, look, pool)
+        waits.append(min(max(slack_bytes / rate, least_s), most_s))
+    return min(waits, default=_CALM_LOOKS_S[1])
 
 
 def after_a_gap(now: Budget, at_s: float) -> Budget:

@@ -83,7 +83,9 @@ class StreamingSample:
 
     `held_bytes` is by the books, `resident_bytes` what the system says is in memory (None where
     it cannot be asked). `decode` and `prefill` count since the start, `recent` over the last
-    minute. `because` says why this mechanism and policy run.
+    minute. `because` says why this mechanism and policy run. `storage_read_bytes` were read past
+    the page cache by reads of our own, dense weights included, in the `storage_busy_s` in which
+    at least one was under way.
     """
 
     at_s: float
@@ -107,6 +109,15 @@ class StreamingSample:
     full_loading_bytes: int
     heat: tuple[LayerHeat, ...] = ()
     notes: tuple[str, ...] = ()
+    storage_read_bytes: int | None = None
+    storage_busy_s: float | None = None
+
+    @property
+    def storage_bytes_per_s(self) -> float | None:
+        """The rate of storage while it was read; None where nothing was."""
+        if not self.storage_read_bytes or not self.storage_busy_s:
+            return None
+        return self.storage_read_bytes / self.storage_busy_s
 
     @property
     def held_fraction(self) -> float:

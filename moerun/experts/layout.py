@@ -213,3 +213,17 @@ def _merged(model: Model, names: Collection[str]) -> tuple[FileRange, ...]:
 
 def _in_file_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=lambda tensor: (tensor.file_index, tensor.offset_bytes))
+
+
+def page_slot_bytes(layout: ExpertLayout, *, page_bytes: int = 4096) -> dict[int, int]:
+    """Return the memory that one expert of each layer takes at most: whole pages.
+
+    A slice that does not begin with a page touches one page more, which its neighbour shares.
+    """
+    found: dict[int, int] = {}
+    for tensor in layout.tensors:
+        pages = -(-tensor.expert_bytes // page_bytes)
+        is_aligned = not (tensor.offset_bytes % page_bytes or tensor.expert_bytes % page_bytes)
+        size_bytes = (pages if is_aligned else pages + 1) * page_bytes
+        found[tensor.layer] = found.get(tensor.layer, 0) + size_bytes
+    return found

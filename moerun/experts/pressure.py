@@ -1,8 +1,9 @@
 """Watches memory while a model streams, and has the cache of experts follow it.
 
-A thread looks ten times a second, which costs less than a thousandth of a core. The machine may
-sleep, or the process be stopped, between two looks: what was read before says nothing then, so the
-watch begins anew, and nothing that happened meanwhile counts as pressure.
+A thread looks two to twenty times a second, the less is left the more often, and up to a hundred
+times while others take memory. The machine may sleep, or the process be stopped, between two
+looks: what was read before says nothing then, so the watch begins anew, and nothing that happened
+meanwhile counts as pressure.
 
 Knows: when to look, and how two readings make one look.
 Does not know: where readings come from, what a budget should be, or how a cache shrinks.
@@ -24,16 +25,16 @@ from moerun.experts.budget import (
     after_a_gap,
     first_budget,
     next_budget,
+    next_look_s,
 )
 from moerun.machine.description import HOST
 from moerun.machine.pressure import MemoryPools, PoolReading
 from moerun.units import format_gib
 
-LOOK_EVERY_S: Final = 0.1
 # A look that comes so much late, or time that passed while the machine slept, is a gap.
 _GAP_S: Final = 2.0
 _SLEEP_S: Final = 0.5
-_STALL_LOOKS: Final = 10  # waiting is counted over a second: one wait in a tenth means little
+_STALL_SPAN_S: Final = 1.0  # waiting is counted over that: one wait in a tenth means little
 
 
 class Cache(Protocol):
@@ -125,19 +126,20 @@ class MemoryGuard:
         open_pools: Callable[[], Pools] = MemoryPools,
         clock: Callable[[], float] = time.monotonic,
         asleep: Callable[[], float] | None = None,
-        look_every_s: float = LOOK_EVERY_S,
+        pace: Callable[[Budget, Look], float] = next_look_s,
     ) -> None:
         self._bounds = bounds
         self._open_pools = open_pools
         self._clock = clock
         self._asleep = asleep or asleep_s
-        self._look_every_s = look_every_s
+        self._pace = pace
         self._cache: Cache | None = None
         self._pools: Pools | None = None
-        self._history: deque[Reading] = deque(maxlen=_STALL_LOOKS + 1)
+        self._history: deque[Reading] = deque()
         self._budget: Budget | None = None
         self._lowest_bytes = bounds.ceiling_bytes
         self._failure: BaseException | None = None
+        self._next_look_s = 0.0
         self._is_over = threading.Event()
         self._thread: threading.Thread | None = None
         self.gaps = 0
@@ -151,7 +153,8 @@ class MemoryGuard:
         if not self._history[-1].pools:
             self._pools.close()
             return
-        self._adopt(first_budget(self._bounds, look_at(tuple(self._history))), cache)
+        found = look_at(tuple(self._history))
+        self._adopt(first_budget(self._bounds, found), found, cache)
         self._thread = threading.Thread(target=self._watch, name="memory-guard", daemon=True)
         self._thread.start()
 
@@ -168,7 +171,10 @@ class MemoryGuard:
             self._history.clear()
             budget = after_a_gap(budget, now.at_s)
         self._history.append(now)
-        self._adopt(next_budget(budget, self._bounds, look_at(tuple(self._history))), cache)
+        while len(self._history) > 2 and self._history[1].at_s <= now.at_s - _STALL_SPAN_S:
+            self._history.popleft()
+        found = look_at(tuple(self._history))
+        self._adopt(next_budget(budget, self._bounds, found), found, cache)
 
     def check(self) -> None:
         """Raise where no memory is left even for the smallest cache, or watching failed."""
@@ -212,7 +218,7 @@ class MemoryGuard:
 
     def _watch(self) -> None:
         try:
-            while not self._is_over.wait(self._look_every_s):
+            while not self._is_over.wait(self._next_look_s):
                 self.look()
         except Exception as failure:
             self._failure = failure  # raised where the answer is made: nobody waits for a thread
@@ -230,11 +236,12 @@ class MemoryGuard:
             alarms=pools.alarms(),
         )
 
-    def _adopt(self, budget: Budget, cache: Cache) -> None:
+    def _adopt(self, budget: Budget, found: Look, cache: Cache) -> None:
         if budget.cache_bytes != cache.cache_bytes:
             cache.resize(budget.cache_bytes)
         self._lowest_bytes = min(self._lowest_bytes, budget.cache_bytes)
         self._budget = budget
+        self._next_look_s = self._pace(budget, found)
 
 
 def asleep_s() -> float:

@@ -65,8 +65,9 @@ class Working:
 class Parts:
     """What a streamer is made of.
 
-    `start` makes a mechanism with an empty policy for so many bytes. `foresee` opens what
-    foretells routers, with a note where not all can be. `hot` is what the last run used most.
+    `start` makes a mechanism with an empty policy for so many bytes, `end` ends what they share.
+    `foresee` opens what foretells routers, with a note where not all can be. `hot` is what the
+    last run used most.
     """
 
     start: Callable[[StreamingMode, int], Working]
@@ -74,6 +75,7 @@ class Parts:
     guards: tuple[Guard, ...] = ()
     hot: tuple[ExpertKey, ...] = ()
     notes: tuple[str, ...] = ()
+    end: Callable[[], None] = lambda: None
     faults: Callable[[], int | None] = lambda: None
     clock: Callable[[], float] = time.monotonic
 
@@ -184,6 +186,7 @@ class Streamer:
         self._remember(self)
         with self._looking:
             self._working.mechanism.detach()
+        self._parts.end()
 
     def resize(self, cache_bytes: int) -> int:
         """Hold no more than that from now on, and at least the minimum; return what holds."""

@@ -1,0 +1,174 @@
+"""Experts in memory of the process's own: exactly the missing slices are read, past the page cache.
+
+What is held is decided by the book; here its decisions become reads and pages given back. The
+engine touches no experts but those of the latest request, so all others may leave at any time.
+
+Knows: reads, pages, and how long each missing expert took.
+Does not know: which expert leaves, or who asks.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Final
+
+from moerun.engine.interface import MappedFile
+from moerun.experts import memory_map
+from moerun.experts.book import CacheBook
+from moerun.experts.counters import Latency
+from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
+from moerun.experts.latency import Latencies
+from moerun.experts.layout import page_slot_bytes
+from moerun.experts.model_memory import Matrix, ModelMemory
+from moerun.experts.reader import Fetch, Read
+
+_NOTHING: Final = Supplied(hits=0, misses=0, read_bytes=0, evicted=0, stall_s=0.0)
+
+
+class CacheMechanism:
+    """A bounded cache of experts, laid over the places where the engine reads them."""
+
+    def __init__(
+        self,
+        memory: ModelMemory,
+        policy: CachePolicy,
+        *,
+        cache_bytes: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._memory = memory
+        self._policy = policy
+        self._slot_bytes = page_slot_bytes(memory.layout)
+        self._book = CacheBook(policy, slot_bytes=self._slot_bytes, cache_bytes=cache_bytes)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._fetches: dict[ExpertKey, Fetch] = {}  # what is read ahead and was not waited for
+        self._current: frozenset[ExpertKey] = frozenset()  # what the engine may be reading now
+        self._passing: tuple[ExpertKey, ...] = ()  # of these, what has no place in the book
+        self._latencies = Latencies()
+
+    def attach(self, mapped: Sequence[MappedFile]) -> None:
+        """Take over the mappings of the files."""
+        self._memory.attach(mapped)
+        self._memory.give_own_memory()
+
+    def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
+        """Have the experts of a layer in memory."""
+        started_s = self._clock()
+        with self._lock:
+            passed, self._passing = self._passing, ()
+            request = self._book.request(layer, experts)
+            wanted = frozenset((*request.hits, *request.misses))
+            self._discard(key for key in passed if key not in wanted)
+            self._discard(request.victims)
+            self._current, self._passing = wanted, request.passing
+            ahead = [self._fetches.pop(key) for key in request.hits if key in self._fetches]
+            late = [fetch for fetch in ahead if not fetch.is_done]
+            if late:
+                self._memory.reader.hasten(late)
+            missing = self._read(layer, sorted(request.misses), started_s)
+        if not missing and not ahead:
+            return _NOTHING if not wanted else self._supplied(request.hits, (), (), 0.0)
+        for fetch in (*missing, *ahead):
+            fetch.wait()
+        if len(wanted) <= self._memory.layout.experts_used:  # one token; batches queue up
+            self._latencies.note(fetch.done_s - started_s for fetch in (*missing, *late))
+        stall_s = self._clock() - started_s
+        return self._supplied(request.hits, request.misses, request.victims, stall_s)
+
+    def prefetch(self, layer: int, experts: Sequence[int]) -> int:
+        """Start reading experts that may be needed soon; return the bytes asked for."""
+        with self._lock:
+            request = self._book.foretell(layer, experts, keep=self._current)
+            self._discard(request.victims)
+            keys = sorted(request.entering)
+            fetches = self._read(layer, keys, self._clock(), is_ahead=True)
+            self._fetches.update(zip(keys, fetches, strict=True))
+            return len(keys) * self._read_bytes(layer)
+
+    def resize(self, cache_bytes: int) -> None:
+        """Hold no more than that from now on; what is too much leaves at once."""
+        with self._lock:
+            self._discard(self._book.resize(cache_bytes, keep=self._current))
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the experts that are held, by the books."""
+        return self._book.held_bytes
+
+    def resident_bytes(self) -> int:
+        """Return the bytes of expert pages that are in memory, as the system tells (mincore)."""
+        return self._memory.resident_bytes()
+
+    def latency(self) -> Latency | None:
+        """Return how long missing experts of single tokens took from request until use."""
+        return self._latencies.summary()
+
+    def detach(self) -> None:
+        """Stop, and leave every address readable through the file's own mapping."""
+        with self._lock:
+            for fetch in self._fetches.values():
+                self._memory.reader.cancel(fetch)
+            self._fetches.clear()
+            self._memory.give_file_back()
+
+    def _supplied(
+        self,
+        hits: Collection[ExpertKey],
+        misses: Collection[ExpertKey],
+        victims: Collection[ExpertKey],
+        stall_s: float,
+    ) -> Supplied:
+        read_bytes = sum(self._read_bytes(key.layer) for key in misses)
+        return Supplied(
+            hits=len(hits),
+            misses=len(misses),
+            read_bytes=read_bytes,
+            evicted=len(victims),
+            stall_s=stall_s,
+        )
+
+    def _read_bytes(self, layer: int) -> int:
+        return sum(matrix.expert_bytes for matrix in self._memory.matrices[layer])
+
+    def _read(
+        self, layer: int, keys: Sequence[ExpertKey], started_s: float, *, is_ahead: bool = False
+    ) -> list[Fetch]:
+        """Begin to read experts, matrix after matrix as they are computed."""
+        if not keys:
+            return []
+        matrices = self._memory.matrices[layer]
+        fetches = [Fetch(len(matrices), started_s) for _ in keys]
+        reads: list[Read] = []
+        for matrix in matrices:
+            reads += self._reads(matrix, keys, fetches)
+        self._memory.reader.submit(reads, is_ahead=is_ahead)
+        return fetches
+
+    def _reads(
+        self, matrix: Matrix, keys: Sequence[ExpertKey], fetches: Sequence[Fetch]
+    ) -> Iterable[Read]:
+        """Return one read for each run of neighbours, up to the size of a read."""
+        most = max(1, self._memory.read_bytes // matrix.expert_bytes)
+        begin = 0
+        for end in range(1, len(keys) + 1):
+            is_run = end < len(keys) and keys[end].expert == keys[end - 1].expert + 1
+            if is_run and end - begin < most:
+                continue
+            first, last = matrix.slice_span(keys[begin].expert, keys[end - 1].expert)
+            yield self._memory.read(matrix, first, last, tuple(fetches[begin:end]))
+            begin = end
+
+    def _discard(self, keys: Iterable[ExpertKey]) -> None:
+        """Give back the pages of experts that the book holds no more."""
+        for key in keys:
+            fetch = self._fetches.pop(key, None)
+            if fetch is not None:
+                self._memory.reader.cancel(fetch)
+            before = ExpertKey(key.layer, key.expert - 1) in self._policy
+            after = ExpertKey(key.layer, key.expert + 1) in self._policy
+            for matrix in self._memory.matrices[key.layer]:
+                first, last = matrix.own_span(
+                    key.expert, is_before_held=before, is_after_held=after
+                )
+                if first < last:
+                    memory_map.drop(first, last)

@@ -1,0 +1,190 @@
+"""The host's part of a model in memory: where each slice lies, and what is laid over the mapping.
+
+The engine reads tensors at the addresses where it mapped the files. What every token needs is read
+once into memory of the process's own, laid over the mapping in place: the page cache cannot evict
+it then, and no address changes. Experts get such memory as well, or stay the file's own pages,
+depending on the mechanism.
+
+A slice is whole pages but for its ends. The page in which two experts of a matrix meet belongs to
+both and leaves with the last of them; a page that an expert shares with another tensor always
+stays. What is read twice so is read from the same file, so it is the same.
+
+Knows: the geometry of slices and pages, and what lies over which mapping now.
+Does not know: which experts are held, and when anything is read.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from moerun.engine.interface import MappedFile
+from moerun.errors import EngineRefused
+from moerun.experts import memory_map
+from moerun.experts.layout import ExpertLayout, StreamedTensor
+from moerun.experts.memory_map import PAGE_BYTES, page_ceiling, page_floor
+from moerun.experts.reader import READ_BYTES, Fetch, Read, Reader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrix:
+    """One matrix of experts at its address; `delta` leads from an address to the file's offset."""
+
+    file: int
+    address: int
+    expert_bytes: int
+    expert_count: int
+    delta: int
+
+    def slice_span(self, first: int, last: int) -> tuple[int, int]:
+        """Return the whole pages in which experts `first` to `last` lie, that one included."""
+        return (
+            page_floor(self.address + first * self.expert_bytes),
+            page_ceiling(self.address + (last + 1) * self.expert_bytes),
+        )
+
+    def own_span(
+        self, expert: int, *, is_before_held: bool, is_after_held: bool
+    ) -> tuple[int, int]:
+        """Return the whole pages that nothing needs when an expert leaves; they may be none."""
+        start = self.address + expert * self.expert_bytes
+        end = start + self.expert_bytes
+        is_first, is_last = expert == 0, expert == self.expert_count - 1
+        keeps_start = is_before_held or is_first
+        keeps_end = is_after_held or is_last
+        first = page_ceiling(start) if keeps_start else page_floor(start)
+        last = page_floor(end) if keeps_end else page_ceiling(end)
+        return first, max(first, last)
+
+
+class ModelMemory:
+    """The mappings of one model, attached once; mechanisms take turns on them."""
+
+    def __init__(self, layout: ExpertLayout, *, threads: int, read_bytes: int | None) -> None:
+        """Open the files; raises ModelError when one cannot be opened."""
+        self.layout = layout
+        self.read_bytes: Final = read_bytes or READ_BYTES
+        self.reader: Final = Reader([file.path for file in layout.files], threads=threads)
+        self.matrices: dict[int, tuple[Matrix, ...]] = {}
+        self._mapped: tuple[tuple[int, MappedFile], ...] = ()
+        self._is_overlaid = False
+
+    def attach(
+        self,
+        mapped: Sequence[MappedFile],
+        *,
+        on_progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Take over the mappings, and read what every token needs; a second call does nothing."""
+        if self.matrices:
+            return
+        files = {file.path: index for index, file in enumerate(self.layout.files)}
+        self._mapped = tuple((files[part.path], part) for part in mapped if part.path in files)
+        matrices: dict[int, list[Matrix]] = {}
+        for tensor in self.layout.tensors:
+            matrices.setdefault(tensor.layer, []).append(self._place(tensor))
+        self._read_resident(on_progress)
+        self.matrices = {layer: tuple(found) for layer, found in matrices.items()}
+
+    def give_own_memory(self) -> None:
+        """Lay fresh memory over all experts, and read the pages that they share with others."""
+        if self._is_overlaid:
+            return
+        fetches: list[Fetch] = []
+        reads: list[Read] = []
+        for matrix in self._all_matrices():
+            first, last = matrix.slice_span(0, matrix.expert_count - 1)
+            memory_map.lay_anonymous(first, last)
+            for page in {first, last - PAGE_BYTES}:
+                fetch = Fetch(1, 0.0)
+                fetches.append(fetch)
+                reads.append(self.read(matrix, page, page + PAGE_BYTES, (fetch,)))
+        self._is_overlaid = True
+        self.reader.submit(reads)
+        for fetch in fetches:
+            fetch.wait()
+
+    def give_file_back(self) -> None:
+        """Map the files over all experts again, but for pages that they share with others."""
+        if not self._is_overlaid:
+            return
+        for matrix in self._all_matrices():
+            first, last = self.inner_span(matrix)
+            if first < last:
+                descriptor = self.reader.descriptor(matrix.file)
+                memory_map.map_file(descriptor, first, last, first + matrix.delta)
+        self._is_overlaid = False
+
+    def inner_span(self, matrix: Matrix) -> tuple[int, int]:
+        """Return the whole pages that hold nothing but experts of a matrix."""
+        first = page_ceiling(matrix.address)
+        end = matrix.address + matrix.expert_bytes * matrix.expert_count
+        return first, max(first, page_floor(end))
+
+    def read(self, matrix: Matrix, first: int, last: int, fetches: tuple[Fetch, ...]) -> Read:
+        """Return the read of whole pages of a matrix."""
+        return Read(matrix.file, first, first + matrix.delta, last - first, fetches)
+
+    def resident_bytes(self) -> int:
+        """Return the bytes of expert pages in memory, as the system tells."""
+        return sum(
+            memory_map.resident_bytes(*self.inner_span(matrix)) for matrix in self._all_matrices()
+        )
+
+    def close(self) -> None:
+        """End the reading threads, and close the files."""
+        self.reader.close()
+
+    def _all_matrices(self) -> list[Matrix]:
+        return [matrix for matrices in self.matrices.values() for matrix in matrices]
+
+    def _place(self, tensor: StreamedTensor) -> Matrix:
+        part = self._part(tensor.file_index, tensor.offset_bytes, tensor.size_bytes, tensor.name)
+        return Matrix(
+            file=tensor.file_index,
+            address=part.address + tensor.offset_bytes - part.offset_bytes,
+            expert_bytes=tensor.expert_bytes,
+            expert_count=tensor.expert_count,
+            delta=part.offset_bytes - part.address,
+        )
+
+    def _part(self, file: int, offset_bytes: int, size_bytes: int, what: str) -> MappedFile:
+        """Return the mapping that holds a range of a file."""
+        for index, part in self._mapped:
+            if (
+                index == file
+                and part.offset_bytes <= offset_bytes
+                and offset_bytes + size_bytes <= part.offset_bytes + part.size_bytes
+            ):
+                return part
+        raise EngineRefused(
+            f"The engine did not map {what} of {self.layout.files[file].path}, so it cannot "
+            "be streamed.",
+            hint="--streaming off loads the model without it.",
+        )
+
+    def _read_resident(self, on_progress: Callable[[float], None] | None) -> None:
+        """Lay own memory over what every token needs, and read it in large pieces."""
+        fetches: list[Fetch] = []
+        reads: list[Read] = []
+        spans: list[tuple[int, int, int, int]] = []
+        for part in self.layout.resident:
+            mapping = self._part(part.file_index, part.offset_bytes, part.size_bytes, "a part")
+            delta = mapping.offset_bytes - mapping.address
+            start = part.offset_bytes - delta
+            first, last = page_floor(start), page_ceiling(start + part.size_bytes)
+            if spans and spans[-1][0] == part.file_index and spans[-1][2] >= first:
+                file, before, _, _ = spans.pop()
+                first = before
+            spans.append((part.file_index, first, last, delta))
+        for file, first, last, delta in spans:
+            memory_map.lay_anonymous(first, last)
+            for start in range(first, last, self.read_bytes):
+                end = min(last, start + self.read_bytes)
+                fetch = Fetch(1, 0.0)
+                fetches.append(fetch)
+                reads.append(Read(file, start, start + delta, end - start, (fetch,)))
+        self.reader.submit(reads)
+        for number, fetch in enumerate(fetches, start=1):
+            fetch.wait()
+            if on_progress is not None:
+                on_progress(number / len(fetches))
