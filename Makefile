@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PROMPT ?= What is moerun?
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev engine test test-fast test-engine test-gpu lint type format bench golden readme clean
+.PHONY: help run dev engine test test-fast test-engine test-gpu lint type format bench bench-stream golden readme clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,13 @@ format: dev ## rewrite the code in the house's style
 bench: dev ## moerun beside plain llama-cpp-python, in one run
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.decode_overhead
+
+bench-stream: dev ## moerun beside stock where a model does not fit; Linux, best as root, half an hour
+	$(BIN)/python -m benchmarks.streaming --profile
+	$(BIN)/python -m benchmarks.streaming --model skewed --limits 20,30 --sides moerun --simulate
+	$(BIN)/python -m benchmarks.streaming --model demo --limits 40,60
+	$(BIN)/python -m benchmarks.streaming --model expert-2.7,expert-12.6,expert-25 --limits 40 --sides moerun
+	$(BIN)/python -m benchmarks.streaming --model 235b --limits 12 --sides moerun --tokens 4
 
 golden: dev ## rewrite the golden plans; look at the difference before you commit it
 	$(BIN)/python -m tests.golden

@@ -10,6 +10,8 @@ Fixed before any run, and why:
   sampled, so both sides compute the same, and the logits of every token are compared.
 * Rates are of all decoded tokens, the cold ones too; the later half is beside them. Figures are
   medians, the smallest and largest next to them.
+* What moerun learns of a model is forgotten between runs unless `--remember` is given: the same
+  script again would flatter a memory of the experts it used.
 * The policy's constants are the product's defaults; nothing here sets them but flags.
 
 Run it on a machine that does nothing else: every program that reads the disk is in the figures.
@@ -61,6 +63,8 @@ class Options:
     threads: int
     streaming: Streaming
     has_profile: bool
+    remembers: bool
+    simulates: bool
     json_path: Path | None
 
 
@@ -81,6 +85,7 @@ class Bench:
         self._options = options
         self._state_folder = state_folder
         self._compute_s: dict[str, float] = {}
+        self._full_bytes: dict[str, int] = {}
 
     def compare(self, model: BenchmarkModel, label: str) -> Comparison:
         """Measure one model under one limit."""
@@ -107,12 +112,18 @@ class Bench:
             prompt_tokens=len(prompt),
             decoded_tokens=len(decoded),
             compute_s=None,
+            full_bytes=None,
             rounds=rounds,
         )
         if label == "fits" and comparison.runs(Side.STOCK):
             rates = [outcome.later_tokens_per_s for outcome in comparison.outcomes(Side.STOCK)]
             self._compute_s[model.name] = 1 / statistics.median(rates)
-        return replace(comparison, compute_s=self._compute_s.get(model.name))
+            self._full_bytes[model.name] = max(r.peak_bytes for r in comparison.runs(Side.STOCK))
+        return replace(
+            comparison,
+            compute_s=self._compute_s.get(model.name),
+            full_bytes=self._full_bytes.get(model.name),
+        )
 
     def _round(self, job: Job, number: int) -> Round:
         """Run each side once; every other round begins with the other one."""
@@ -124,11 +135,16 @@ class Bench:
             sides.reverse()
         runs: dict[Side, Run] = {}
         for side in sides:
-            runs[side] = run_job(
-                replace(job, side=side), limit_bytes=job.limit_bytes, timeout_s=TIMEOUT_S
-            )
+            runs[side] = self._run(replace(job, side=side))
             _progress(side, number, runs[side])
         return Round(disk_bytes_per_s=rate, stock=runs.get(Side.STOCK), ours=runs.get(Side.OURS))
+
+    def _run(self, job: Job) -> Run:
+        with tempfile.TemporaryDirectory(dir=self._state_folder) as own:
+            state = self._state_folder if self._options.remembers else Path(own)
+            trace = str(Path(own) / "trace.csv") if self._options.simulates else None
+            job = replace(job, state_folder=str(state), trace_path=trace)
+            return run_job(job, limit_bytes=job.limit_bytes, timeout_s=TIMEOUT_S)
 
 
 def _progress(side: Side, number: int, run: Run) -> None:
@@ -176,7 +192,7 @@ def read_options(words: Sequence[str]) -> Options:
     add = parser.add_argument
     add("--folder", type=Path, default=default_folder(), help="where models are kept")
     add("--model", default="skewed,uniform", help=f"of {', '.join(NAMES)}, or a .gguf file")
-    add("--limits", default="fits,40,60", help="percent of the model, or `fits`")
+    add("--limits", default="fits,40,50,60", help="percent of the model, or `fits`")
     add("--sides", default="stock,moerun")
     add("--rounds", type=int, default=3)
     add("--prompt", type=int, default=16, help="tokens of the prompt")
@@ -187,6 +203,10 @@ def read_options(words: Sequence[str]) -> Options:
     add("--preload", type=int, help="experts read ahead for each layer")
     add("--threads-readers", type=int, help="threads that read")
     add("--profile", action="store_true", help="say where the time of a token goes")
+    add("--remember", action="store_true", help="keep what a run learned for the rounds after it")
+    add(
+        "--simulate", action="store_true", help="record the routing and replay it, which takes time"
+    )
     add("--json", type=Path, help="write all figures to this file as well")
     given = parser.parse_args(words)
     return Options(
@@ -205,6 +225,8 @@ def read_options(words: Sequence[str]) -> Options:
             reader_threads=given.threads_readers,
         ),
         has_profile=given.profile,
+        remembers=given.remember,
+        simulates=given.simulate,
         json_path=given.json,
     )
 

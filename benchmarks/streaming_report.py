@@ -29,7 +29,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """All rounds of one model under one limit."""
+    """All rounds of one model under one limit.
+
+    `compute_s` is what a token takes stock with all in memory, and `full_bytes` its peak then.
+    """
 
     model: str
     label: str
@@ -38,6 +41,7 @@ class Comparison:
     prompt_tokens: int
     decoded_tokens: int
     compute_s: float | None
+    full_bytes: int | None
     rounds: tuple[Round, ...]
 
     def outcomes(self, side: Side) -> tuple[Outcome, ...]:
@@ -114,6 +118,7 @@ def _side_lines(comparison: Comparison, side: Side) -> Iterator[str]:
         ("  of the later half", lambda run: run.outcome.later_tokens_per_s),
         ("MB per token from storage", lambda run: run.outcome.decoded_bytes / tokens / 1e6),
         ("peak memory, % of the limit", lambda run: 100 * run.peak_bytes / comparison.limit_bytes),
+        ("peak below full loading, %", lambda run: _below(run.peak_bytes, comparison.full_bytes)),
         ("hit rate, %", _hit_percent),
         ("waiting for reads, ms per token", _stall_ms),
         ("expert switch p50, ms", lambda run: _latency_ms(run, "p50_s")),
@@ -123,6 +128,10 @@ def _side_lines(comparison: Comparison, side: Side) -> Iterator[str]:
         values = [value for value in map(figure, runs) if value is not None]
         if values:
             yield _line(f"{side.value}: {name}", spread(values))
+
+
+def _below(size_bytes: int, full_bytes: int | None) -> float | None:
+    return None if full_bytes is None else 100 * (1 - size_bytes / full_bytes)
 
 
 def _hit_percent(run: Run) -> float | None:

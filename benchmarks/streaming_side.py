@@ -17,6 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,10 @@ class Decoding(Protocol):
 
     def close(self) -> None:
         """Give everything back."""
+        ...
+
+    def simulated_hit_fraction(self) -> float | None:
+        """Return what the simulator makes of the same routing, once closed, if it was recorded."""
         ...
 
     @property
@@ -105,6 +110,10 @@ class Stock:
         self._llama.llama_free(self._context)
         self._llama.llama_model_free(self._model)
 
+    def simulated_hit_fraction(self) -> float | None:
+        """Return nothing: nothing was recorded."""
+        return None
+
 
 def carry_out(job: Job, side: Decoding) -> Outcome:
     """Run the whole script and count."""
@@ -137,7 +146,7 @@ def carry_out(job: Job, side: Decoding) -> Outcome:
         sample=sample,
     )
     side.close()
-    return outcome
+    return replace(outcome, simulated_hit_fraction=side.simulated_hit_fraction())
 
 
 def _counted(disk: Disk) -> Counted:

@@ -99,6 +99,7 @@ def a_comparison(*rounds: Round, compute_s: float | None = 0.1) -> Comparison:
         prompt_tokens=16,
         decoded_tokens=4,
         compute_s=compute_s,
+        full_bytes=404,
         rounds=rounds,
     )
 
@@ -158,6 +159,7 @@ def test_the_table_holds_figures_against_what_they_must_meet():
         assert wanted in text
     rows = {line[:44].strip(): line[44:].split() for line in text.splitlines()}
     assert rows["moerun: peak memory, % of the limit"] == ["101.00"] * 3
+    assert rows["moerun: peak below full loading, %"] == ["75.00"] * 3
     assert rows["moerun: hit rate, %"] == ["75.00"] * 3
     assert rows["moerun: expert switch p99, ms"] == ["4.00"] * 3
 
