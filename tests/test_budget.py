@@ -15,6 +15,7 @@ from moerun.experts.budget import (
     after_a_gap,
     first_budget,
     next_budget,
+    next_look_s,
 )
 from moerun.units import MIB
 
@@ -151,6 +152,26 @@ def test_a_gap_begins_all_waiting_anew():
     look = a_look(a_pool(900), held_mib=200, at_s=5001.0)
     assert next_budget(woken, BOUNDS, look).cache_bytes == 200 * MIB
     assert not next_budget(woken, BOUNDS, a_look(a_pool(0), held_mib=200, at_s=5001.0)).has_run_out
+
+
+@pytest.mark.parametrize(
+    ("available_mib", "falling_mib_per_s", "expected_s"),
+    [
+        (9000, 0, 0.5),  # nobody takes that in half a second
+        (512, 0, 0.25),
+        (50, 0, 0.05),
+        (-50, 0, 0.05),
+        (9000, 100, 0.1),
+        (204.8, 100, 0.05),
+        (0, 100, 0.01),
+    ],
+)
+def test_the_less_is_left_the_sooner_the_next_look(
+    available_mib: float, falling_mib_per_s: int, expected_s: float
+):
+    pool = a_pool(available_mib, falling_bytes_per_s=falling_mib_per_s * MIB)
+    look = a_look(pool, a_pool(20_000), held_mib=1600)
+    assert next_look_s(a_budget(1600), look) == pytest.approx(expected_s)
 
 
 def test_the_first_budget_is_the_ceiling_or_what_is_left():

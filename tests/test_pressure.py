@@ -8,14 +8,17 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from moerun.errors import EngineOutOfMemory
-from moerun.experts.budget import CacheBounds
+from moerun.experts.budget import Budget, CacheBounds, Look
 from moerun.experts.pressure import MemoryGuard, Reading, asleep_s, is_gap, look_at
 from moerun.machine.pressure import MemoryPools, PoolReading
 from moerun.units import MIB
 
 BOUNDS = CacheBounds(floor_bytes=200 * MIB, ceiling_bytes=1600 * MIB)
-NEVER_S = 3600.0
 RESERVE_BYTES = 100 * MIB
+
+
+def never(budget: Budget, look: Look) -> float:
+    return 3600.0
 
 
 def a_pool(available_mib: float, **changes: object) -> PoolReading:
@@ -77,15 +80,13 @@ class FakeMemory:
 
 
 @contextmanager
-def guarding(
-    memory: FakeMemory, bounds: CacheBounds = BOUNDS, look_every_s: float = NEVER_S
-) -> Iterator[MemoryGuard]:
+def guarding(memory: FakeMemory, bounds: CacheBounds = BOUNDS) -> Iterator[MemoryGuard]:
     guard = MemoryGuard(
         bounds,
         open_pools=lambda: memory,
         clock=lambda: memory.at_s,
         asleep=lambda: memory.slept_s,
-        look_every_s=look_every_s,
+        pace=never,
     )
     guard.attach(memory)
     try:
@@ -214,7 +215,7 @@ def test_a_signal_takes_a_step_where_little_is_left():
             open_pools=WithGroup,
             clock=lambda: memory.at_s,
             asleep=lambda: 0.0,
-            look_every_s=NEVER_S,
+            pace=never,
         )
         watched.attach(memory)
         memory.alarm_count = 1
@@ -269,7 +270,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_answer_is_made():
             return super().read()
 
     memory = Broken()
-    guard = MemoryGuard(BOUNDS, open_pools=lambda: memory, look_every_s=0.001)
+    guard = MemoryGuard(BOUNDS, open_pools=lambda: memory, pace=lambda budget, look: 0.001)
     guard.attach(memory)
     memory.resized.set()
     guard._thread.join(timeout=30)  # type: ignore[union-attr]
@@ -281,7 +282,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_answer_is_made():
 
 def test_its_thread_looks_by_itself_and_ends():
     memory = FakeMemory()
-    guard = MemoryGuard(BOUNDS, open_pools=lambda: memory, look_every_s=0.001)
+    guard = MemoryGuard(BOUNDS, open_pools=lambda: memory, pace=lambda budget, look: 0.001)
     guard.attach(memory)
     memory.others_mib = 1400
     assert memory.resized.wait(timeout=30)

@@ -94,7 +94,7 @@ def look_at(history: tuple[Reading, ...]) -> Look:
     now, before, first = history[-1], history[-2:][0], history[0]
     pools = []
     for index, pool in enumerate(now.pools):
-        is_same = all(_has_pool(reading, index, pool.name) for reading in history)
+        is_same = all(_has_pool(reading, index, pool.name) for reading in (first, before))
         stall_fraction = _stall_fraction(first, now, index) if is_same else 0.0
         if index and now.alarms:
             stall_fraction = 1.0

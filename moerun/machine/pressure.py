@@ -12,6 +12,7 @@ All files are read below a root folder, so that a test can lay out its own /proc
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ _LARGEST_FILE_BYTES: Final = 16 * KIB
 _MICROSECONDS: Final = 1e6
 _MACHINE: Final = "the machine"
 _GROUP: Final = "the control group"
-# Version 1 says the first, version 2 the second.
+_MEMINFO_ROW: Final = re.compile(
+    r"^(MemTotal|MemFree|MemAvailable|Buffers|Cached|SwapFree):\s+(\d+)", re.MULTILINE
+)
 _LIMITS: Final = {1: ("memory.limit_in_bytes",), 2: ("memory.max", "memory.high")}
 _USAGE: Final = {1: "memory.usage_in_bytes", 2: "memory.current"}
 _FILE_CACHE: Final = {
@@ -153,8 +156,10 @@ class _Group:
     def read(self, swap_bytes: int) -> PoolReading | None:
         limits = [parse_limit(limit.read()) for limit in self._limits]
         limit_bytes = min((limit for limit in limits if limit is not None), default=None)
+        if limit_bytes is None:
+            return None
         usage_bytes = parse_limit(self._usage.read())
-        if limit_bytes is None or usage_bytes is None:
+        if usage_bytes is None:
             return None
         cache_bytes = sum(_statistics(self._statistics.read() or "", _FILE_CACHE[self._version]))
         return PoolReading(
@@ -167,14 +172,8 @@ class _Group:
 
 
 def _sizes(text: str) -> dict[str, int]:
-    """Return the rows of /proc/meminfo in bytes."""
-    sizes: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        words = rest.split()
-        if words and words[0].isdigit():
-            sizes[name] = int(words[0]) * KIB
-    return sizes
+    """Return the rows of /proc/meminfo that count here, in bytes."""
+    return {name: int(number) * KIB for name, number in _MEMINFO_ROW.findall(text)}
 
 
 def _statistics(text: str, names: tuple[str, ...]) -> Iterator[int]:
