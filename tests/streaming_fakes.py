@@ -37,6 +37,7 @@ class FakeMechanism:
         self.clock = clock
         self.stall_s = stall_s
         self.fails = fails
+        self.failure: MoerunError | None = None
         self.calls: list[tuple[Any, ...]] = []
         self.policy = make_policy(PolicyName.LRU)
         self.book = CacheBook(
@@ -50,6 +51,8 @@ class FakeMechanism:
 
     def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
         self.calls.append(("supply", layer, tuple(experts)))
+        if self.failure is not None:
+            raise self.failure
         asked = self.book.request(layer, experts)
         stall_s = self.stall_s * len(asked.misses)
         self.clock.now_s += stall_s
@@ -82,12 +85,16 @@ class FakeMechanism:
 class Workshop:
     """Makes fake mechanisms and keeps them; `stalls` and `failing` are by mechanism."""
 
+    reader_threads = 4
+    read_bytes = 1 << 20
+
     def __init__(self, *, predictor: RouterPredictor | None = None) -> None:
         self.clock = FakeClock()
         self.made: list[tuple[StreamingMode, FakeMechanism]] = []
         self.stalls: dict[StreamingMode, float] = {}
         self.failing: set[StreamingMode] = set()
         self.predictor = predictor
+        self.closed = 0
 
     @property
     def mechanism(self) -> FakeMechanism:
@@ -103,6 +110,12 @@ class Workshop:
         self.made.append((mode, mechanism))
         return Working(mechanism=mechanism, policy=mechanism.policy)
 
+    def reading(self) -> tuple[int, float]:
+        return 300, 0.5
+
+    def close(self) -> None:
+        self.closed += 1
+
     def foresee(self, mapped: Sequence[MappedFile]) -> tuple[RouterPredictor, str | None]:
         if self.predictor is None:
             raise MoerunError("the router of layer 1 cannot be read")
@@ -116,6 +129,8 @@ class Workshop:
             hot=tuple(hot),
             notes=notes,
             faults=lambda: 3,
+            reading=self.reading,
+            end=self.close,
             clock=self.clock,
         )
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moerun.errors import EngineRefused
+from moerun.errors import EngineRefused, ModelError
 from moerun.experts.interface import ExpertKey
 from moerun.experts.prediction import Router, RouterPredictor
 from moerun.experts.streamer import Streamer
@@ -50,6 +50,7 @@ def test_requests_reach_the_mechanism_and_are_counted():
     assert sample.full_loading_bytes == 260
     assert sample.resident_bytes == 54
     assert sample.major_faults == 3
+    assert sample.storage_bytes_per_s == 600
     assert (sample.mechanism, sample.policy, sample.because) == ("cache", "frequency", "as ordered")
     assert sample.heat[0].uses == (2, 1, 0, 0, 0, 1, 0, 0)
     assert sample.heat[1].is_held[2:4] == (True, True)
@@ -190,6 +191,18 @@ def test_the_cache_follows_orders_between_its_bounds():
     assert streamer.sample().cache_bytes == 60
 
 
+def test_a_failed_read_leaves_nothing_that_could_be_trusted():
+    streamer, workshop = a_streamer()
+    decode(streamer, workshop)
+    workshop.mechanism.failure = ModelError("the disk failed")
+    with pytest.raises(ModelError, match="disk failed"):
+        streamer.supply(a_routing(0, (0, 5)))
+    decode(streamer, workshop)
+    assert len(workshop.made) == 2
+    assert workshop.made[0][1].calls[-1] == ("detach",)
+    assert streamer.sample().decode.misses == 8  # all is read again
+
+
 class WatchingGuard:
     def __init__(self, failure=None):
         self.failure = failure
@@ -229,6 +242,7 @@ def test_closing_detaches_once_and_remembers():
     streamer = Streamer(an_order(), tuner, workshop.parts(), remember=remembered.append)
     streamer.close()  # loading failed before anything was mapped
     assert not remembered
+    assert workshop.closed == 1
     streamer.attach(())
     streamer.close()
     streamer.close()

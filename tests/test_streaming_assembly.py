@@ -38,9 +38,9 @@ class Opening:
         self.workshop = Workshop()
         self.orders: list[StreamingOrder] = []
 
-    def start(self, order, mode, cache_bytes):
+    def start(self, order):
         self.orders.append(order)
-        return self.workshop.start(mode, cache_bytes)
+        return self.workshop
 
     def open(self, order):
         streamer = open_streamer(

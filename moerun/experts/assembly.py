@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from moerun.engine.interface import ExpertSupplier, MappedFile
 from moerun.experts.budget import CacheBounds
@@ -31,7 +31,33 @@ FIRST_MECHANISM: Final = StreamingMode.CACHE
 _MECHANISMS: Final = (StreamingMode.CACHE, StreamingMode.PAGING)
 
 
-Start = Callable[[StreamingOrder, StreamingMode, int], Working]
+class Workshop(Protocol):
+    """Makes the mechanisms of one order; `start` makes one with an empty policy for some bytes."""
+
+    def start(self, mode: StreamingMode, cache_bytes: int) -> Working:
+        """Return a mechanism that holds nothing yet."""
+        ...
+
+    def reading(self) -> tuple[int, float]:
+        """Return the bytes that were read so far, and for how long a read was under way."""
+        ...
+
+    @property
+    def reader_threads(self) -> int:
+        """How many threads read."""
+        ...
+
+    @property
+    def read_bytes(self) -> int:
+        """How large one read is, at most."""
+        ...
+
+    def close(self) -> None:
+        """End what the mechanisms share."""
+        ...
+
+
+Start = Callable[[StreamingOrder], Workshop]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +68,10 @@ class Opened:
     streamer: Streamer | None
 
 
-def open_order(order: StreamingOrder, *, engine_version: str, start: Start | None = None) -> Opened:
+def open_order(order: StreamingOrder, *, engine_version: str, start: Start = Mechanisms) -> Opened:
     """Return what carries out an order: a streamer, a recorder of routing, or the one in the other.
 
-    `start` makes a mechanism with an empty policy for so many bytes; without it the real ones do.
+    `start` opens what makes the mechanisms of an order.
     """
     streamer = None
     if order.mode is not StreamingMode.OFF:
@@ -71,25 +97,24 @@ def open_streamer(
     if memory.learned is not None:
         order = _with_readers(order, memory.learned)
     notes = tuple(note for note in memory.notes if note is not None)
-    mechanisms = Mechanisms(order) if start is None else None
-
-    def begin(mode: StreamingMode, cache_bytes: int) -> Working:
-        if mechanisms is not None:
-            return mechanisms.start(mode, cache_bytes)
-        assert start is not None, "without the real mechanisms others are given"
-        return start(order, mode, cache_bytes)
-
+    guards = _guards(order)
+    workshop = start(order)
     parts = Parts(
-        start=begin,
-        end=mechanisms.close if mechanisms is not None else lambda: None,
+        start=workshop.start,
+        end=workshop.close,
+        reading=workshop.reading,
         foresee=lambda mapped: _foresee(order, mapped),
-        guards=_guards(order),
+        guards=guards,
         hot=memory.hottest(),
         notes=notes,
         faults=major_faults,
         clock=clock,
     )
-    return Streamer(order, tuner, parts, remember=memory.remember)
+
+    def remember(streamer: Streamer) -> None:
+        memory.remember(streamer, workshop)
+
+    return Streamer(order, tuner, parts, remember=remember)
 
 
 class _Memory:
@@ -119,7 +144,7 @@ class _Memory:
         largest = max(self._order.layout.slot_bytes.values(), default=1)
         return self._hot.hottest(self._order.cache_bytes // largest) if self._hot else ()
 
-    def remember(self, streamer: Streamer) -> None:
+    def remember(self, streamer: Streamer, workshop: Workshop) -> None:
         """Write what was used, and what was found out; what cannot be written is let be."""
         if self._state is None:
             return
@@ -136,8 +161,8 @@ class _Memory:
                 mechanism=tuner.setup.mechanism,
                 preload_experts=tuner.setup.preload_experts,
                 because="; ".join(verdict.because for verdict in tuner.verdicts),
-                reader_threads=streamer.order.reader_threads,
-                read_bytes=streamer.order.read_bytes,
+                reader_threads=workshop.reader_threads,
+                read_bytes=workshop.read_bytes,
             )
             write_tuning(self._state, self._key, learned)
 

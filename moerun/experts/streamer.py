@@ -67,7 +67,7 @@ class Parts:
 
     `start` makes a mechanism with an empty policy for so many bytes, `end` ends what they share.
     `foresee` opens what foretells routers, with a note where not all can be. `hot` is what the
-    last run used most.
+    last run used most. `reading` tells bytes read past the page cache, and the time of it.
     """
 
     start: Callable[[StreamingMode, int], Working]
@@ -77,6 +77,7 @@ class Parts:
     notes: tuple[str, ...] = ()
     end: Callable[[], None] = lambda: None
     faults: Callable[[], int | None] = lambda: None
+    reading: Callable[[], tuple[int, float]] | None = None
     clock: Callable[[], float] = time.monotonic
 
 
@@ -97,6 +98,7 @@ class Streamer:
         self._parts = parts
         self._remember = remember
         self._streamed = {tensor.name: tensor.layer for tensor in order.layout.tensors}
+        self._slot_bytes = order.layout.slot_bytes
         self._every = {layer: range(n) for layer, n in order.layout.expert_counts.items()}
         self._cache_bytes = order.cache_bytes
         self._working = parts.start(tuner.setup.mechanism, order.cache_bytes)
@@ -107,6 +109,7 @@ class Streamer:
         self._looking = threading.Lock()  # a mechanism that is looked at stays attached
         self._tally = Tally(at_s=parts.clock())
         self._pass = _Pass()
+        self._is_sound = True
         self._predictor: RouterPredictor | None = None
         self._cannot_foretell = False
         self._foretelling = Foretelling()
@@ -181,11 +184,10 @@ class Streamer:
         for guard in self._parts.guards:
             guard.close()
         self._predictor = None  # it may look at the engine's memory
-        if mapped is None:
-            return  # loading failed before, or this was done before
-        self._remember(self)
-        with self._looking:
-            self._working.mechanism.detach()
+        if mapped is not None:  # else loading failed before, or this was done before
+            self._remember(self)
+            with self._looking:
+                self._working.mechanism.detach()
         self._parts.end()
 
     def resize(self, cache_bytes: int) -> int:
@@ -214,6 +216,9 @@ class Streamer:
         working, layout = self._working, self.order.layout
         decode, prefill, recent = self._tally.traffic(now_s)
         warm = self._warm_start
+        heat = self.uses.heat(working.policy)
+        held = {layer.layer: sum(layer.is_held) for layer in heat}
+        reading = self._parts.reading() if self._parts.reading is not None else (None, None)
         notes = [*self._notes, *working.notes()]
         for guard in self._parts.guards:
             notes += guard.notes()
@@ -229,8 +234,8 @@ class Streamer:
             minimum_bytes=self.order.minimum_bytes,
             expert_bytes=layout.expert_bytes,
             expert_count=sum(layout.expert_counts.values()),
-            held_bytes=working.mechanism.held_bytes(),
-            held_experts=len(working.policy),
+            held_bytes=sum(count * self._slot_bytes[layer] for layer, count in held.items()),
+            held_experts=sum(held.values()),
             resident_bytes=self._resident_bytes(now_s),
             decode=decode,
             prefill=prefill,
@@ -239,8 +244,10 @@ class Streamer:
             preloading=self._foretelling.counters(self.tuner.setup.preload_experts),
             major_faults=self._parts.faults(),
             full_loading_bytes=layout.resident_bytes + layout.expert_bytes,
-            heat=self.uses.heat(working.policy),
+            heat=heat,
             notes=tuple(dict.fromkeys(notes)),
+            storage_read_bytes=reading[0],
+            storage_busy_s=reading[1],
         )
 
     @property
@@ -251,8 +258,12 @@ class Streamer:
         return (self.order.policy or DEFAULT_POLICY).value
 
     def _supply(self, layer: int, experts: Sequence[int]) -> None:
-        with self._lock:
-            supplied = self._working.mechanism.supply(layer, experts)
+        try:
+            with self._lock:
+                supplied = self._working.mechanism.supply(layer, experts)
+        except BaseException:
+            self._is_sound = False  # what is held after a failed read is known to nobody
+            raise
         state = self._pass
         state.supplied_s = self._parts.clock()
         state.stall_s += supplied.stall_s
@@ -266,6 +277,9 @@ class Streamer:
         if not state.is_open or layer <= state.layer:
             now_s = self._parts.clock()
             self._end_pass(state.supplied_s)
+            if not self._is_sound:
+                self._change(self._running)
+                self._is_sound = True
             state.begin(now_s)
             self._tally.begin_pass(now_s)
         if rows and not state.rows:
