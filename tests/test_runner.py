@@ -370,3 +370,8 @@ def test_ctrl_c_of_the_terminal_does_not_reach_the_runner(runner):
     assert os.getsid(runner.pid) != os.getsid(0)
     os.kill(runner.pid, signal.SIGINT)
     assert answer(runner, "say unmoved")[0] == ["unmoved"]
+
+
+def test_a_runner_without_streamed_experts_says_so_while_it_answers(runner):
+    runner.load(some_args())
+    assert runner.sample_streaming() is None

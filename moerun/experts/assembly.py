@@ -20,7 +20,7 @@ from moerun.experts.order import StreamingOrder
 from moerun.experts.prediction import RouterPredictor, open_predictor
 from moerun.experts.pressure import MemoryGuard
 from moerun.experts.streamer import Guard, Parts, Streamer, Working
-from moerun.experts.trace import TraceRecorder, TraceWriter
+from moerun.experts.trace import traced_supplier
 from moerun.experts.tuner import Choices, Setup, Tuner
 from moerun.experts.tuning import Learned, TuningKey, read_tuning, write_tuning
 from moerun.planning.strategy import StreamingMode
@@ -76,12 +76,7 @@ def open_order(order: StreamingOrder, *, engine_version: str, start: Start = Mec
     streamer = None
     if order.mode is not StreamingMode.OFF:
         streamer = open_streamer(order, engine_version=engine_version, start=start)
-    if order.trace_path is None:
-        return Opened(supplier=streamer, streamer=streamer)
-    recorder = TraceRecorder(
-        TraceWriter(order.trace_path), traced=dict(order.traced), inner=streamer
-    )
-    return Opened(supplier=recorder, streamer=streamer)
+    return Opened(supplier=traced_supplier(order, streamer), streamer=streamer)
 
 
 def open_streamer(

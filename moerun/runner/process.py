@@ -23,14 +23,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
-from typing import BinaryIO, Final, assert_never, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, assert_never, cast
 
-from moerun.engine.interface import Engine, EngineSession
+from moerun.engine.interface import Engine, EngineSession, ExpertSupplier
 from moerun.errors import EngineMismatch, EngineOutOfMemory, EngineRefused, MoerunError, UsageError
+from moerun.experts.order import StreamingOrder
 from moerun.runner import protocol
 from moerun.runner.logs import bound_stderr
 from moerun.runner.protocol import Event, Request
 from moerun.runner.statistics import sample_process
+
+if TYPE_CHECKING:
+    from moerun.experts.streamer import Streamer
 
 DEFAULT_ENGINE: Final = "moerun.engine.llama:LlamaEngine"
 _PARENT_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of linux/prctl.h
@@ -61,6 +65,7 @@ class RunnerProcess:
         self._engine = engine
         self._channel = channel
         self._session: EngineSession | None = None
+        self._streamer: Streamer | None = None
         self._requests: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
 
@@ -126,10 +131,7 @@ class RunnerProcess:
             case protocol.Generate():
                 return self._generate(number, request)
             case protocol.Statistics():
-                sample = sample_process(model_paths=request.model_paths)
-                if sample is None:
-                    raise EngineRefused("The system does not say what memory this process uses.")
-                return protocol.Sampled(sample=sample)
+                return self._sample(request)
             case protocol.Close():
                 self._free()
                 return protocol.Closed()
@@ -144,7 +146,16 @@ class RunnerProcess:
         def tell(done_fraction: float) -> None:
             self._channel.send(number, protocol.Progress(done_fraction=done_fraction))
 
-        self._session = self._engine.load(request.args, on_progress=tell)
+        supplier = None
+        if request.streaming is not None:
+            supplier = self._open_supplier(request.streaming)
+        try:
+            self._session = self._engine.load(request.args, on_progress=tell, supplier=supplier)
+        except BaseException:
+            self._streamer = None
+            if supplier is not None:
+                supplier.close()
+            raise
         return protocol.Loaded(
             report=self._session.report,
             model_defaults=tuple(sorted(self._session.model_defaults.items())),
@@ -160,10 +171,30 @@ class RunnerProcess:
         )
         return protocol.Generated(result=result)
 
+    def _open_supplier(self, order: StreamingOrder) -> ExpertSupplier | None:
+        """Return what the engine asks for experts: a streamer, a recorder of routing, or both."""
+        from moerun.engine.abi import installed_version
+        from moerun.experts.assembly import open_order  # with numpy, which not every load needs
+
+        opened = open_order(order, engine_version=installed_version() or "")
+        self._streamer = opened.streamer
+        return opened.supplier
+
+    def _sample(self, request: protocol.Statistics) -> Event:
+        streamer, sample = self._streamer, None
+        if request.wants_memory:
+            sample = sample_process(model_paths=request.model_paths)
+            if sample is None:
+                raise EngineRefused("The system does not say what memory this process uses.")
+        streaming = streamer.sample() if streamer is not None else None
+        return protocol.Sampled(sample=sample, streaming=streaming)
+
     def _free(self) -> None:
+        """Free the model; the session closes what supplied it, before its addresses are gone."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        self._streamer = None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
