@@ -38,9 +38,14 @@ _SHARD_NAME: Final = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf")
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
+def can_stream() -> bool:
+    """Whether a model can be mapped here without being read."""
+    return sys.platform == "linux"
+
+
 def require_streaming() -> None:
     """Raise EngineRefused where a model cannot be mapped without being read."""
-    if sys.platform != "linux":
+    if not can_stream():
         raise EngineRefused(
             f"The load mode 'stream' is there on Linux only, and this is {sys.platform}.",
             hint="Use the load mode mmap; --streaming off does.",

@@ -48,7 +48,8 @@ class RouterHook:
         self._always = self._llama.ggml_abort_callback(lambda _: True)
         self._never = self._llama.ggml_abort_callback()
         answer, self._use = _answering(self, self._fail)
-        self.callback = self._llama.ggml_backend_sched_eval_callback(answer)
+        self._callback = abi.EvaluationCallback(answer)  # must live as long as the context
+        self.callback = ctypes.cast(self._callback, self._llama.ggml_backend_sched_eval_callback)
 
     def learn(self) -> None:
         """Have the graph of one token asked about and nothing of it computed.
@@ -86,14 +87,15 @@ class RouterHook:
         if not is_complete or graph is None:
             self._graph = None
             return
-        if graph.is_whole and self._reader.heard != graph.cut_count:
+        if not graph.is_whole:
+            graph.close()
+        elif self._reader.heard != graph.cut_count:
             self._graph = None
             raise EngineRefused(
                 f"The engine computed {self._reader.heard} layers with a choice of experts, and "
                 f"its graph has {graph.cut_count}: what it computed is not to be trusted.",
                 hint="--streaming off runs the model without looking at its graph.",
             )
-        graph.close()
 
     def before(self, pointer: int) -> bool:
         """Meet a node that is not known; whether it is wanted when it is computed."""
@@ -156,14 +158,14 @@ class RouterHook:
 
 def _answering(
     unknown: Action, fail: Callable[[BaseException, int | None], None]
-) -> tuple[Callable[[int, bool, Any], bool], Callable[[dict[int, Action | None]], None]]:
+) -> tuple[Callable[[int, bool], bool], Callable[[dict[int, Action | None]], None]]:
     """Return the callback, and what changes the dictionary that it looks into.
 
     It runs some 3,000 times for a token of 48 layers, so it is a closure and does little.
     """
     known: dict[int, Action | None] = {}
 
-    def answer(pointer: int, is_asked: bool, _: Any) -> bool:
+    def answer(pointer: int, is_asked: bool) -> bool:
         try:
             action = known.get(pointer, unknown)
             if action is None:

@@ -21,6 +21,7 @@ from moerun.codec import from_plain, to_plain
 from moerun.engine import abi
 from moerun.engine.arguments import EngineArgs, Override
 from moerun.engine.children import child_environment, describe_exit, module_command
+from moerun.engine.interface import MappedFile, Routing
 from moerun.errors import MoerunError
 from moerun.machine.description import HOST
 from moerun.planning.strategy import LoadMode, Toggle
@@ -38,6 +39,7 @@ _REMEDIES: Final = {
     "library": "the build may be for another processor; " + _REBUILD,
     "prompt": _NO_AMX,
     "overrides": _REBUILD,
+    "streaming": "larger models than memory cannot be run with it; " + _REBUILD,
     "devices": "a driver may be broken or of another version than the build expects",
 }
 
@@ -146,6 +148,7 @@ def main() -> int:
         ("devices", _check_devices),
         ("prompt", _check_prompt),
         ("overrides", _check_overrides),
+        ("streaming", _check_streaming),
     )
     with tempfile.TemporaryDirectory(prefix="moerun-check-") as folder:
         for name, step in steps:
@@ -273,6 +276,66 @@ def _check_overrides(folder: Path) -> str:
     if rows[0] != rows[1]:
         raise _NotAsBelieved("logits differ between loading with and without tensor overrides")
     return f"{len(moved)} tensors overridden, logits equal to the bit"
+
+
+def _check_streaming(folder: Path) -> str:
+    """Every layer's choice must be heard before its experts are read, and change no bit."""
+    from moerun.engine.lazy_load import can_stream
+    from moerun.engine.llama import LlamaEngine
+    from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
+
+    path, shape = folder / "streaming.gguf", TinyShape()
+    write_tiny_moe(path, shape=shape)
+    args = _plain_arguments_for(path)
+    listener = _Listener(shape.layers)
+    rows = []
+    for supplier in (None, listener):
+        is_streamed = supplier is not None and can_stream()
+        mode = LoadMode.STREAM if is_streamed else LoadMode.MMAP
+        session = LlamaEngine(log_sink=None).load(replace(args, load_mode=mode), supplier=supplier)
+        try:
+            rows.append(session.evaluate(range(260, 260 + PROMPT_TOKENS)).tobytes())
+        finally:
+            session.close()
+    if listener.heard != list(range(shape.layers)):
+        raise _NotAsBelieved(
+            f"the router's choice was heard in the layers {listener.heard} of {shape.layers}"
+        )
+    if rows[0] != rows[1]:
+        raise _NotAsBelieved("logits differ between listening to the router and not")
+    return f"the choices of {shape.layers} layers heard, logits equal to the bit"
+
+
+class _Listener:
+    """Notes the layers whose choice it hears; every expert is in memory."""
+
+    wants_hidden = wants_weights = False
+
+    def __init__(self, layers: int) -> None:
+        parts = ("gate", "up", "down")
+        self.streamed = {
+            f"blk.{layer}.ffn_{part}_exps.weight": layer
+            for layer in range(layers)
+            for part in parts
+        }
+        self.heard: list[int] = []
+
+    def attach(self, mapped: tuple[MappedFile, ...]) -> None:
+        """Nothing is taken over."""
+
+    def supply(self, routing: Routing) -> None:
+        """Note the layer."""
+        self.heard.append(routing.layer)
+
+    def supply_layer(self, layer: int) -> None:
+        """Take a layer whose choice was not heard for one that is not as believed."""
+        raise _NotAsBelieved(f"the choice of layer {layer} was not heard")
+
+    def check(self) -> None:
+        """Every token may leave."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 def _plain_arguments_for(path: Path) -> EngineArgs:

@@ -107,7 +107,9 @@ def test_what_a_device_gets_is_read_with_read_ahead(large: Path, two_workers: tu
 
 def test_the_registry_is_as_it_was(large: Path, tmp_path: Path):
     opened = abi.open_engine()
-    address = opened.device_registration(opened.device_by_type(0))
+    processor = opened.device_by_type(0)
+    assert processor is not None
+    address = opened.device_registration(processor)
     registration = abi.BackendRegistration.from_address(address)
     before = registration.get_proc_address
     with without_reading(opened):

@@ -45,8 +45,10 @@ def test_the_engine_here_is_sound():
         "devices",
         "prompt",
         "overrides",
+        "streaming",
     ]
-    assert "overridden" in check.findings[-1].detail
+    assert "overridden" in check.findings[-2].detail
+    assert "3 layers heard" in check.findings[-1].detail
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
