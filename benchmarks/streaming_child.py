@@ -5,6 +5,7 @@ Does not know: what the child does, or which jobs there are.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.streaming_job import Job, Outcome, Run
-from benchmarks.streaming_machine import MemoryGroup, drop_caches, memory_group, resident
+from benchmarks.streaming_machine import (
+    MemoryGroup,
+    drop_caches,
+    memory_group,
+    processors_busy_s,
+    resident,
+)
 from moerun.codec import from_plain, to_plain
 
 SAMPLE_S: Final = 0.1
@@ -38,7 +45,7 @@ def run_job(job: Job, *, limit_bytes: int | None, timeout_s: float) -> Run:
         question = stack.enter_context(tempfile.TemporaryFile("w+"))
         json.dump(to_plain(job), question)
         question.seek(0)
-        started_s = time.perf_counter()
+        started_s, worked_s = time.perf_counter(), processors_busy_s() - _children_s()
         child = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.streaming_side"],
             stdin=question,
@@ -52,6 +59,8 @@ def run_job(job: Job, *, limit_bytes: int | None, timeout_s: float) -> Run:
             if child.poll() is None:
                 child.kill()
             child.wait()
+        foreign_s = processors_busy_s() - _children_s() - worked_s
+        span_s = time.perf_counter() - started_s
         answer.seek(0)
         text = answer.read()
         if child.returncode != 0 or not text:
@@ -65,7 +74,14 @@ def run_job(job: Job, *, limit_bytes: int | None, timeout_s: float) -> Run:
             peak_anonymous_bytes=max(anonymous for _, anonymous in watched),
             group_peak_bytes=None if group is None else group.peak_bytes(),
             samples=len(watched),
+            foreign_processors=max(0.0, foreign_s) / span_s,
         )
+
+
+def _children_s() -> float:
+    """Return the processor time of all children that have ended."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def _entering(group: MemoryGroup | None) -> Callable[[], None] | None:

@@ -116,7 +116,8 @@ class Outcome:
 class Run:
     """An outcome with what the parent saw of the child from outside, ten times a second.
 
-    `group_peak_bytes` is all that its control group was ever charged, page cache included.
+    `group_peak_bytes` is all that its control group was ever charged, page cache included;
+    `foreign_processors` how many processors others kept busy meanwhile, which ought to be none.
     """
 
     outcome: Outcome
@@ -125,6 +126,7 @@ class Run:
     peak_anonymous_bytes: int
     group_peak_bytes: int | None
     samples: int
+    foreign_processors: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,6 +217,13 @@ def process_read_bytes(process: int | str = "self") -> int:
     raise RuntimeError("/proc/PID/io has no read_bytes")
 
 
+def processors_busy_s() -> float:
+    """Return the time that all processors have worked since the machine started, all together."""
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    user, nice, system, _, _, hard, soft, stolen = map(int, fields)
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
     """What a process has in memory: anonymous, and pages of files that it has mapped."""

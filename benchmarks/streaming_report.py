@@ -12,6 +12,8 @@ from benchmarks.streaming_job import Outcome, Run, Side, Spread, possible_tokens
 from moerun.units import format_gib
 
 SCHEMA = 1
+# The kernel's own threads, which finish reads, take less than this.
+_QUIET_PROCESSORS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,12 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
         f"{format_gib(c.model_bytes)}; {c.prompt_tokens} tokens of prompt, {c.decoded_tokens} "
         f"decoded, {len(c.rounds)} rounds"
     )
+    foreign = max(run.foreign_processors for side in Side for run in c.runs(side))
+    if foreign > _QUIET_PROCESSORS:
+        yield (
+            f"  NOT QUIET: other programs kept up to {foreign:.2f} processors busy meanwhile; "
+            "times mean little"
+        )
     yield f"  {'':42}{'smallest':>10}{'median':>10}{'largest':>10}"
     for side in Side:
         if c.runs(side):

@@ -69,7 +69,9 @@ def a_sample(*, hits: int, misses: int, read_bytes: int) -> StreamingSample:
     )
 
 
-def a_run(token_s: tuple[float, ...], *, digest: str = "same", sample=None, first_s=3.0) -> Run:
+def a_run(
+    token_s: tuple[float, ...], *, digest: str = "same", sample=None, first_s=3.0, foreign=0.0
+) -> Run:
     outcome = Outcome(
         load_s=2.0,
         before=counted(10.0),
@@ -87,6 +89,7 @@ def a_run(token_s: tuple[float, ...], *, digest: str = "same", sample=None, firs
         peak_anonymous_bytes=60,
         group_peak_bytes=102,
         samples=10,
+        foreign_processors=foreign,
     )
 
 
@@ -162,6 +165,12 @@ def test_the_table_holds_figures_against_what_they_must_meet():
     assert rows["moerun: peak below full loading, %"] == ["75.00"] * 3
     assert rows["moerun: hit rate, %"] == ["75.00"] * 3
     assert rows["moerun: expert switch p99, ms"] == ["4.00"] * 3
+
+
+def test_a_machine_that_did_other_things_is_told():
+    assert "NOT QUIET" not in "\n".join(comparison_lines(a_comparison(ROUND)))
+    busy = Round(disk_bytes_per_s=1.0, stock=a_run((1.0,), foreign=1.25), ours=OURS)
+    assert "up to 1.25 processors" in "\n".join(comparison_lines(a_comparison(ROUND, busy)))
 
 
 def test_the_profile_adds_up():
