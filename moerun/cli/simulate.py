@@ -142,13 +142,15 @@ def _stated_disk(text: str) -> "Disk":
 def _with_model(question: "Question", name: str) -> "Question":
     """Return the question with what a model's header, its plan and its disk tell."""
     from moerun.cli.planning_steps import read_named_model
+    from moerun.experts.layout import page_slot_bytes
     from moerun.experts.trace import routed_layout
 
     model = read_named_model(name)
     layout = routed_layout(model)
     return replace(
         question,
-        slot_bytes=layout.slot_bytes,
+        slot_bytes=page_slot_bytes(layout),
+        read_bytes=layout.slot_bytes,
         expert_counts=layout.expert_counts,
         fixed=_planned(model),
         disk=question.disk or _measured_disk(layout),

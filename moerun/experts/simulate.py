@@ -111,7 +111,11 @@ class SizeResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """A trace replayed for several sizes of RAM. `least_ram_bytes` is what streaming needs."""
+    """A trace replayed for several sizes of RAM.
+
+    `expert_bytes` and `cycle_bytes` are the memory that all experts take, and those of one token;
+    `least_ram_bytes` is what streaming needs.
+    """
 
     model_name: str
     layer_count: int
@@ -148,12 +152,14 @@ class Simulation:
 class Question:
     """What is to be found out: sizes of RAM (None for a ladder of shares) and policies.
 
-    `slot_bytes` and `expert_counts` are of a model's header where one is named.
+    `slot_bytes`, `read_bytes` and `expert_counts` are of a model's header where one is named: the
+    memory that an expert of each layer takes, what is read for it, and how many there are.
     """
 
     ram_bytes: tuple[int, ...] | None
     policies: tuple[SimulatedPolicy, ...]
     slot_bytes: Mapping[int, int] | None = None
+    read_bytes: Mapping[int, int] | None = None
     expert_counts: Mapping[int, int] | None = None
     fixed: FixedMemory | None = None
     disk: Disk | None = None
@@ -195,6 +201,7 @@ def simulate(trace: Trace, question: Question) -> Simulation:
                         policy,
                         slot_bytes=slots,
                         cache_bytes=ram_bytes - fixed.size_bytes,
+                        read_bytes=question.read_bytes,
                     )
                     for policy in question.policies
                     if ram_bytes >= least_ram_bytes
@@ -257,11 +264,16 @@ def replay(
     *,
     slot_bytes: Mapping[int, int],
     cache_bytes: int,
+    read_bytes: Mapping[int, int] | None = None,
 ) -> Replay:
-    """Return what a cache of that size hits over the trace, beginning empty."""
+    """Return what a cache of that size hits over the trace, beginning empty.
+
+    `slot_bytes` are the memory that an expert of each layer takes, `read_bytes` what is read for
+    it where that is less: memory is taken by whole pages.
+    """
     book = CacheBook(_policy(policy, trace), slot_bytes=slot_bytes, cache_bytes=cache_bytes)
     known: set[ExpertKey] = set()
-    tallies = [_replay_pass(each, book, known, slot_bytes) for each in trace.passes]
+    tallies = [_replay_pass(each, book, known, read_bytes or slot_bytes) for each in trace.passes]
     decode = [
         uses for uses, each in zip(tallies, trace.passes, strict=True) if each.phase is Phase.DECODE
     ]
@@ -342,7 +354,7 @@ def _policy(policy: SimulatedPolicy, trace: Trace) -> CachePolicy:
 
 
 def _replay_pass(
-    each: Pass, book: CacheBook, known: set[ExpertKey], slot_bytes: Mapping[int, int]
+    each: Pass, book: CacheBook, known: set[ExpertKey], expert_bytes: Mapping[int, int]
 ) -> Uses:
     hits = misses = first_misses = read_bytes = 0
     for layer, experts in each.choices:
@@ -352,7 +364,7 @@ def _replay_pass(
         if missed:
             misses += len(missed)
             first_misses += sum(key not in known for key in missed)
-            read_bytes += len(missed) * slot_bytes[layer]
+            read_bytes += len(missed) * expert_bytes[layer]
             known.update(missed)
     return Uses(
         tokens=each.tokens,
