@@ -82,7 +82,8 @@ def test_a_model_counts_for_all_it_needs_and_its_disk_is_measured(
     document = json.loads(captured.out)
     assert document["fixed"]["size_bytes"] > plain["fixed"]["size_bytes"]
     assert "KV cache of 8,192 tokens" in document["fixed"]["origin"]
-    assert document["expert_bytes"] == plain["expert_bytes"]
+    # in memory they take whole pages, of which the trace knows nothing
+    assert 1 <= document["expert_bytes"] / plain["expert_bytes"] < 1.01
     if document["disk"] is None:  # the folder of this test lies where nothing is read directly
         assert "the disk was not measured" in captured.err
     else:
