@@ -278,20 +278,20 @@ def test_private_memory_laid_over_the_mapping_is_counted_once():
     )
     sample = MemorySample(
         at_s=1.0,
-        resident_bytes=430,
-        private_bytes=410,  # 80 of the dense weights, 250 of experts, the KV cache, 30 of Python
-        file_backed_bytes=20,
-        model_resident_bytes=20,
+        resident_bytes=440,
+        private_bytes=430,  # 100 of dense weights, 250 of experts, the KV cache, 30 of Python
+        file_backed_bytes=10,
+        model_resident_bytes=0,
     )
     streaming = a_sample(mechanism="cache", held_bytes=260, resident_bytes=250)
     host, ssd = compare(ledger, buffers, (sample,), streaming=streaming).devices
-    assert host.observed_bytes == 430
+    assert host.observed_bytes == 440
     assert host.unaccounted_bytes == 30
     assert {row.kind: row.observed_bytes for row in host.rows}[RowKind.EXPERTS] == 250
     assert ssd.rows[0].observed_bytes == 0
     # the page cache is the store: all experts in memory are pages of the file
     paging = a_sample(mechanism="paging", held_bytes=260, resident_bytes=250)
-    sample = replace(sample, private_bytes=80, file_backed_bytes=350, model_resident_bytes=350)
+    sample = replace(sample, private_bytes=180, file_backed_bytes=260, model_resident_bytes=250)
     host, _ = compare(ledger, buffers, (sample,), streaming=paging).devices
     assert host.unaccounted_bytes == 30
-    assert host.observed_bytes == 430
+    assert host.observed_bytes == 440

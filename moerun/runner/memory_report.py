@@ -278,21 +278,23 @@ def _rest_bytes(
         # Mapped weights are not private memory; what was copied beside the map is.
         mapped_bytes = sum(b.size_bytes for b in buffers if _is_mapped(b))
         weights_bytes = max(0, _sum(buffers, HOST, "model") - mapped_bytes)
-        overlay_bytes = _overlay_bytes(sample, ledger, streaming)
+        overlay_bytes = _overlay_bytes(ledger, streaming)
         explained[RowKind.DENSE], explained[RowKind.EXPERTS] = weights_bytes, overlay_bytes
     return sample.private_bytes - sum(explained.values())
 
 
-def _overlay_bytes(sample: MemorySample, ledger: Ledger, streaming: StreamingSample | None) -> int:
-    """Return the private memory that a cache has laid over the mapping, dense weights included.
+def _overlay_bytes(ledger: Ledger, streaming: StreamingSample | None) -> int:
+    """Return the private memory that streaming has laid over the mapping.
 
-    All that is needed of the host's weights is in memory, in pages of the file or private ones.
+    Dense weights lie in such memory always, experts where they are in a cache of their own; in
+    pages of the file where the page cache is their store.
     """
-    if streaming is None or streaming.mechanism != StreamingMode.CACHE:
+    if streaming is None:
         return 0
-    dense_bytes = ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
-    needed_bytes = dense_bytes + _expert_bytes_in_memory(streaming)
-    return max(0, needed_bytes - (sample.model_resident_bytes or 0))
+    overlay_bytes = ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
+    if streaming.mechanism == StreamingMode.CACHE:
+        overlay_bytes += _expert_bytes_in_memory(streaming)
+    return overlay_bytes
 
 
 def _expert_bytes_in_memory(streaming: StreamingSample) -> int:
