@@ -123,7 +123,7 @@ class RouterHook:
     def _begin_graph(self) -> Graph:
         """Return the graph of the last time where the engine uses it again, else an empty one."""
         reused = self._llama.llama_perf_context(self.context).n_reused
-        is_same, self._reused = reused != self._reused, reused
+        is_same, self._reused = reused == self._reused + 1, reused
         if is_same and self._graph is not None:
             self._use(self._graph.actions)
             return self._graph

@@ -17,7 +17,13 @@ from moerun.codec import from_plain
 from moerun.engine import abi
 from moerun.engine.arguments import EngineArgs, Override
 from moerun.engine.decode import Decoder
-from moerun.engine.graph_tensors import copied_name, is_copy, shown_name
+from moerun.engine.graph_tensors import (
+    copied_name,
+    is_copy,
+    name_of,
+    operation_of,
+    shown_name,
+)
 from moerun.engine.interface import GenerationRequest, Routing, Sampling, StopReason
 from moerun.engine.llama import LlamaSession
 from moerun.engine.load import context_parameters, load_model
@@ -160,6 +166,39 @@ def test_what_is_not_wanted_is_not_read(tiny_model: Callable[[str], Path]):
         run_script(session, SHORT)
     assert {heard.hidden is None for heard in supplier.heard} == {True}
     assert {heard.weights is None for heard in supplier.heard} == {True}
+
+
+def test_cuts_lie_right_before_the_experts(tiny_model: Callable[[str], Path]):
+    """So a device's fused kernels for the choice stay whole; the choice itself is nodes away."""
+    with loaded(
+        arguments(tiny_model("qwen3moe")), Recording(host_layout(tiny_model("qwen3moe")))
+    ) as (session):
+        run_script(session, SHORT)
+        assert session.loaded.hook is not None
+        graph = session.loaded.hook._graph
+        assert graph is not None
+        order = list(graph.actions)
+        cuts = [index for index, pointer in enumerate(order) if graph.actions[pointer]]
+        assert len(cuts) == 4
+        for index in cuts:
+            assert operation_of(order[index + 1]) == abi.Operation.MUL_MAT_ID
+            choices = [i for i in range(index) if name_of(order[i]).startswith(b"ffn_moe_topk-")]
+            assert choices[-1] < index - 1
+
+
+@pytest.mark.parametrize("mode", [LoadMode.COPY, LoadMode.MMAP])
+@pytest.mark.parametrize("extra_buffers", [False, True])
+def test_choices_are_heard_however_a_model_is_loaded(
+    mode: LoadMode, extra_buffers: bool, tiny_model: Callable[[str], Path]
+):
+    """Routing can be traced without streaming, also of repacked experts."""
+    path = tiny_model("qwen3moe")
+    args = arguments(path, load_mode=mode, extra_buffers=extra_buffers)
+    supplier = Recording(host_layout(path))
+    with loaded(args, None) as plain, loaded(args, supplier) as traced:
+        assert np.array_equal(run_script(plain, SHORT), run_script(traced, SHORT))
+    assert [[h.layer for h in e] for e in supplier.evaluations] == [[0, 1, 2, 3]] * 9
+    assert supplier.attached == 1
 
 
 def test_nothing_is_installed_without_something_to_supply(tiny_model: Callable[[str], Path]):
