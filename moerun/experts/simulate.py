@@ -192,20 +192,13 @@ def simulate(trace: Trace, question: Question) -> Simulation:
         fixed=fixed,
         least_ram_bytes=least_ram_bytes,
         sizes=tuple(
-            SizeResult(
+            _size_result(
+                trace,
+                question,
+                slots,
                 ram_bytes=ram_bytes,
                 cache_bytes=max(0, min(expert_bytes, ram_bytes - fixed.size_bytes)),
-                replays=tuple(
-                    replay(
-                        trace,
-                        policy,
-                        slot_bytes=slots,
-                        cache_bytes=ram_bytes - fixed.size_bytes,
-                        read_bytes=question.read_bytes,
-                    )
-                    for policy in question.policies
-                    if ram_bytes >= least_ram_bytes
-                ),
+                is_enough=ram_bytes >= least_ram_bytes,
             )
             for ram_bytes in sizes
         ),
@@ -213,6 +206,29 @@ def simulate(trace: Trace, question: Question) -> Simulation:
         compute_s=question.compute_s,
         notes=trace.notes,
     )
+
+
+def _size_result(
+    trace: Trace,
+    question: Question,
+    slots: Mapping[int, int],
+    *,
+    ram_bytes: int,
+    cache_bytes: int,
+    is_enough: bool,
+) -> SizeResult:
+    replays = (
+        replay(
+            trace,
+            policy,
+            slot_bytes=slots,
+            cache_bytes=cache_bytes,
+            read_bytes=question.read_bytes,
+        )
+        for policy in question.policies
+        if is_enough
+    )
+    return SizeResult(ram_bytes=ram_bytes, cache_bytes=cache_bytes, replays=tuple(replays))
 
 
 def fixed_memory(plan: Plan) -> FixedMemory:

@@ -82,7 +82,8 @@ class TraceWriter:
     """Rows added to a trace that was started, in the order in which the engine asks.
 
     A batch of several tokens is of a prompt, and begins a turn when an answer went before; the
-    first tokens of all are of a prompt too. Where a layer has fewer rows than the pass has tokens
+    first tokens of all are of a prompt too. A prompt of which the engine computes one token, since
+    it still knows the rest, looks like one more token of the answer before. Where a layer has fewer rows than the pass has tokens
     (an engine computes the last layer only for tokens whose output is wanted), they are of the
     last tokens.
     """
