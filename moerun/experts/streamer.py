@@ -28,7 +28,8 @@ from moerun.experts.warm_start import WarmStart
 from moerun.planning.strategy import StreamingMode
 
 _FULL_FRACTION: Final = 0.95
-_RESIDENCY_AGE_S: Final = 5.0  # the system's count walks over all pages of the experts
+# The system's count walks over all pages of the experts: at most this part of the time goes there.
+_COUNTING_PARTS: Final = 50
 
 
 class Guard(Protocol):
@@ -115,7 +116,7 @@ class Streamer:
         self._foretelling = Foretelling()
         self._notes = list(parts.notes)
         self._warm_start: WarmStart | None = None
-        self._resident: tuple[float, int] | None = None
+        self._resident: tuple[float, int] | None = None  # good until then, bytes
 
     @property
     def streamed(self) -> Mapping[str, int]:
@@ -372,8 +373,10 @@ class Streamer:
         with self._looking:
             if self._mapped is None:
                 return None
-            if self._resident is None or now_s - self._resident[0] >= _RESIDENCY_AGE_S:
-                self._resident = (now_s, self._working.mechanism.resident_bytes())
+            if self._resident is None or now_s >= self._resident[0]:
+                counted_bytes = self._working.mechanism.resident_bytes()
+                took_s = self._parts.clock() - now_s
+                self._resident = (now_s + _COUNTING_PARTS * took_s, counted_bytes)
             return self._resident[1]
 
 

@@ -1,0 +1,108 @@
+"""Streaming through a runner process: the same answers, and counters while they are made."""
+
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import moerun
+from moerun.engine.interface import GenerationRequest, Message, Sampling
+from moerun.errors import ModelError
+from moerun.planning.strategy import LoadMode, StreamingMode
+from moerun.runner.parent import Runner
+from tests.engine.placements import on_the_host
+from tests.engine.plain import Settings
+from tests.engine.streaming_child import Way, order_of
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(sys.platform != "linux", reason="streaming is there on Linux only"),
+]
+
+DEMO = Path(moerun.__file__).parent / "data" / "demo" / "demo.gguf"
+REQUEST = GenerationRequest(
+    messages=(Message(role="user", content="What is moerun?"),), sampling=Sampling(temperature=0)
+)
+
+
+@pytest.fixture
+def runner(tmp_path):
+    with Runner(log_folder=tmp_path) as started:
+        yield started
+
+
+def args_of(path=DEMO, mode=LoadMode.STREAM):
+    return replace(on_the_host(path, Settings()), load_mode=mode)
+
+
+def an_order(tmp_path, *, path=DEMO, mode=StreamingMode.AUTO, **changes):
+    order = order_of(path, Way(name="", mode=mode, cycles=2.0))
+    fields = {"preload_experts": None, "state_folder": str(tmp_path / "state")}
+    return replace(order, **{**fields, **changes})
+
+
+def answer(runner):
+    pieces: list[str] = []
+    runner.generate(REQUEST, on_text=pieces.append)
+    return "".join(pieces)
+
+
+def test_answers_are_the_same_and_counted_while_they_are_made(runner, tmp_path):
+    runner.load(args_of(mode=LoadMode.MMAP))
+    expected = answer(runner)
+    runner.load(args_of(), streaming=an_order(tmp_path))
+    before = runner.sample_streaming()
+    assert before.decode.tokens == 0
+    assert before.storage_read_bytes > 0  # the dense weights
+    samples = []
+    answering = threading.Event()
+
+    def look():
+        while not answering.wait(0.01):
+            samples.append(runner.sample_streaming())
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    answers = [answer(runner) for _ in range(5)]
+    answering.set()
+    looking.join()
+    assert answers == [expected] * 5
+    after = runner.sample_streaming()
+    assert after.decode.tokens > 0
+    assert after.decode.hits + after.decode.misses > 0
+    assert after.resident_bytes > 0
+    tokens = [sample.decode.tokens for sample in samples]
+    assert tokens == sorted(tokens)
+    assert len(set(tokens)) > 1
+    memory = runner.sample_statistics((str(DEMO),))
+    assert memory.private_bytes > after.resident_bytes
+
+
+def test_what_was_used_is_remembered_for_the_next_run(runner, tmp_path):
+    runner.load(args_of(), streaming=an_order(tmp_path, model_digest="demo"))
+    answer(runner)
+    runner.close()
+    [hot] = (tmp_path / "state" / "hot").iterdir()
+    assert '"model_digest": "demo"' in hot.read_text()
+
+
+def test_a_file_that_changes_ends_the_answer_with_an_error(runner, tmp_path):
+    path = tmp_path / "copy.gguf"
+    path.write_bytes(DEMO.read_bytes())
+    runner.load(args_of(path), streaming=an_order(tmp_path, path=path))
+    answer(runner)
+    path.touch()
+    with pytest.raises(ModelError, match="was written to"):
+        answer(runner)
+
+
+def test_an_order_that_does_not_fit_its_file_is_refused(runner, tmp_path):
+    order = an_order(tmp_path)
+    [file] = order.layout.files
+    larger = replace(order.layout, files=(replace(file, size_bytes=file.size_bytes + 1),))
+    with pytest.raises(ModelError, match="when its header was read"):
+        runner.load(args_of(), streaming=replace(order, layout=larger))
+    runner.load(args_of(), streaming=order)
+    assert answer(runner)
