@@ -164,11 +164,12 @@ class CacheMechanism:
             fetch = self._fetches.pop(key, None)
             if fetch is not None:
                 self._memory.reader.cancel(fetch)
-            before = ExpertKey(key.layer, key.expert - 1) in self._policy
-            after = ExpertKey(key.layer, key.expert + 1) in self._policy
+            held = self._held_of(key.layer)
             for matrix in self._memory.matrices[key.layer]:
-                first, last = matrix.own_span(
-                    key.expert, is_before_held=before, is_after_held=after
-                )
+                first, last = matrix.own_span(key.expert, held)
                 if first < last:
                     memory_map.drop(first, last)
+
+    def _held_of(self, layer: int) -> Callable[[int], bool]:
+        """Return what tells whether an expert of a layer is held."""
+        return lambda expert: ExpertKey(layer, expert) in self._policy

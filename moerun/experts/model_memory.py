@@ -42,18 +42,24 @@ class Matrix:
             page_ceiling(self.address + (last + 1) * self.expert_bytes),
         )
 
-    def own_span(
-        self, expert: int, *, is_before_held: bool, is_after_held: bool
-    ) -> tuple[int, int]:
+    def own_span(self, expert: int, is_held: Callable[[int], bool]) -> tuple[int, int]:
         """Return the whole pages that nothing needs when an expert leaves; they may be none."""
         start = self.address + expert * self.expert_bytes
-        end = start + self.expert_bytes
-        is_first, is_last = expert == 0, expert == self.expert_count - 1
-        keeps_start = is_before_held or is_first
-        keeps_end = is_after_held or is_last
-        first = page_ceiling(start) if keeps_start else page_floor(start)
-        last = page_floor(end) if keeps_end else page_ceiling(end)
+        first = page_floor(start)
+        last = page_ceiling(start + self.expert_bytes)
+        if self._is_needed(first, expert, is_held):
+            first += PAGE_BYTES
+        if last > first and self._is_needed(last - PAGE_BYTES, expert, is_held):
+            last -= PAGE_BYTES
         return first, max(first, last)
+
+    def _is_needed(self, page: int, leaving: int, is_held: Callable[[int], bool]) -> bool:
+        """Whether a page holds something of another tensor, or of another expert that is held."""
+        begin, end = page - self.address, page + PAGE_BYTES - self.address
+        if begin < 0 or end > self.expert_bytes * self.expert_count:
+            return True
+        others = range(begin // self.expert_bytes, -(-end // self.expert_bytes))
+        return any(other != leaving and is_held(other) for other in others)
 
 
 class ModelMemory:
@@ -94,7 +100,9 @@ class ModelMemory:
         for matrix in self._all_matrices():
             first, last = matrix.slice_span(0, matrix.expert_count - 1)
             memory_map.lay_anonymous(first, last)
-            for page in {first, last - PAGE_BYTES}:
+            inner_first, inner_last = self.inner_span(matrix)
+            shared = {p for p in (first, last - PAGE_BYTES) if not inner_first <= p < inner_last}
+            for page in shared:
                 fetch = Fetch(1, 0.0)
                 fetches.append(fetch)
                 reads.append(self.read(matrix, page, page + PAGE_BYTES, (fetch,)))

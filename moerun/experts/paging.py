@@ -107,13 +107,14 @@ class PagingMechanism:
     def _discard(self, keys: Iterable[ExpertKey]) -> None:
         """Unmap the pages of experts, and have the page cache forget them."""
         for key in keys:
-            before = ExpertKey(key.layer, key.expert - 1) in self._policy
-            after = ExpertKey(key.layer, key.expert + 1) in self._policy
+            held = self._held_of(key.layer)
             for matrix in self._memory.matrices[key.layer]:
-                first, last = matrix.own_span(
-                    key.expert, is_before_held=before, is_after_held=after
-                )
+                first, last = matrix.own_span(key.expert, held)
                 if first < last:
                     memory_map.drop(first, last)
                     descriptor = self._memory.reader.descriptor(matrix.file)
                     memory_map.drop_from_page_cache(descriptor, first + matrix.delta, last - first)
+
+    def _held_of(self, layer: int) -> Callable[[int], bool]:
+        """Return what tells whether an expert of a layer is held."""
+        return lambda expert: ExpertKey(layer, expert) in self._policy
