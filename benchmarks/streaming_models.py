@@ -4,7 +4,8 @@
   One file holds two scripts of routing: one half of its tokens routes like Qwen3-30B-A3B, the other
   half nearly uniformly (`streaming_routing`).
 * `expert-2.7`, `-12.6`, `-25`: some 2 to 3 GB with experts of so many MiB (those of Qwen3-30B-A3B
-  at Q4_K_M, of gpt-oss-120b, and twice that), for the time that a missing expert takes.
+  at Q4_K_M, of gpt-oss-120b, and of DeepSeek-V3 at Q4), for the time that a missing expert takes.
+  They route like the first half of `routed`.
 * `235b`: the header of Qwen3-235B-A22B, 94 layers, 142 GiB, and holes for data: what it takes to
   load a file that no memory holds. Its weights are all zero, so it answers, but says nothing.
 
@@ -24,7 +25,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -88,7 +89,7 @@ def open_model(name: str, folder: Path) -> BenchmarkModel:
     """Return a model by its name, and write its file if the folder has none that is the same."""
     match name:
         case "skewed" | "uniform":
-            path = _kept(folder / "routed.gguf", ROUTED_SHAPE, _write_routed)
+            path = _kept(folder / "routed.gguf", ROUTED_SHAPE)
             first, end = (
                 (FIRST_SKEWED, FIRST_UNIFORM)
                 if name == "skewed"
@@ -104,13 +105,16 @@ def open_model(name: str, folder: Path) -> BenchmarkModel:
                 process_room_bytes=DEMO_ROOM_BYTES,
             )
         case "235b":
-            path = _kept(folder / f"{LARGE}.gguf", LARGE, _write_large)
+            path = _kept(folder / f"{LARGE}.gguf", LARGE)
             return BenchmarkModel(name=name, path=path, first_token=1000, token_count=4096)
         case _:
             shape = LATENCY_SHAPES[name]
-            path = _kept(folder / f"{name}.gguf", shape, _write_plain)
+            path = _kept(folder / f"{name}.gguf", shape)
             return BenchmarkModel(
-                name=name, path=path, first_token=512, token_count=shape.vocabulary - 512
+                name=name,
+                path=path,
+                first_token=FIRST_SKEWED,
+                token_count=FIRST_UNIFORM - FIRST_SKEWED,
             )
 
 
@@ -125,20 +129,15 @@ def routed_vocabulary(shape: SyntheticShape, *, seed: int) -> RoutedVocabulary:
     return RoutedVocabulary(embeddings=rows, routers=routers)
 
 
-def _write_routed(path: Path) -> None:
-    routed = routed_vocabulary(ROUTED_SHAPE, seed=SEED)
-    write_synthetic_model(path, ROUTED_SHAPE, seed=SEED, routed=routed)
+def _write(path: Path, shape: SyntheticShape | str) -> None:
+    if isinstance(shape, str):
+        write_sparse_gguf(path, shape)
+    else:
+        routed = routed_vocabulary(shape, seed=SEED)
+        write_synthetic_model(path, shape, seed=SEED, routed=routed)
 
 
-def _write_plain(path: Path) -> None:
-    write_synthetic_model(path, LATENCY_SHAPES[path.name.partition(".gguf")[0]], seed=SEED)
-
-
-def _write_large(path: Path) -> None:
-    write_sparse_gguf(path, LARGE)
-
-
-def _kept(path: Path, shape: SyntheticShape | str, write: Any) -> Path:
+def _kept(path: Path, shape: SyntheticShape | str) -> Path:
     """Write a file unless it is there as this very program writes it, and return its path."""
     record = path.with_suffix(".json")
     wanted = fingerprint(shape)
@@ -149,7 +148,7 @@ def _kept(path: Path, shape: SyntheticShape | str, write: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)
     part = path.with_name(path.name + ".part")
-    write(part)
+    _write(part, shape)
     with part.open("rb") as file:  # dirty pages cannot be dropped, and would be read from memory
         os.fsync(file.fileno())
     part.replace(path)

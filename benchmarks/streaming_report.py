@@ -185,6 +185,8 @@ def _held_against(comparison: Comparison) -> Iterator[str]:
         yield f"  physically possible: {c.possible:.1f} tokens/s{beside}"
     sample = ours[-1].sample
     if sample is not None:
+        one_ms = 1000 * sample.expert_bytes / sample.expert_count / rate
+        yield f"  one expert alone at the disk's rate: {one_ms:.1f} ms"
         yield f"  {sample.mechanism}, {sample.policy}: {sample.because}"
     for outcome in ours:
         if outcome.simulated_hit_fraction is not None:

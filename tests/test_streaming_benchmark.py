@@ -157,6 +157,7 @@ def test_the_table_holds_figures_against_what_they_must_meet():
         "bytes of the process / of misses: 1.100",
         "rate while reading / of the disk: 1.00",
         "physically possible: 10.0 tokens/s, 6.00 times stock",
+        "one expert alone at the disk's rate: 10.0 ms",
         "cache, lru: as ordered",
     ):
         assert wanted in text
