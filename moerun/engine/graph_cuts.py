@@ -113,8 +113,7 @@ class GraphReader:
         self.heard = 0
         self._opened = opened
         self._supplier = supplier
-        self._wants_hidden = supplier.wants_hidden
-        self._wants_weights = supplier.wants_weights
+        self._wants_hidden = self._wants_weights = False
         layers = {number: Layer(number) for number in sorted(set(supplier.streamed.values()))}
         self._by_choice = {layer.choice_name: layer for layer in layers.values()}
         self._by_experts = {
@@ -123,6 +122,13 @@ class GraphReader:
         self._by_router = {
             b"blk.%d.ffn_gate_inp.weight" % number: layer for number, layer in layers.items()
         }
+
+    def ask_wishes(self) -> bool:
+        """Ask the supplier what it wants of the next evaluation; whether that has changed."""
+        before = self._wants_hidden, self._wants_weights
+        self._wants_hidden = self._supplier.wants_hidden
+        self._wants_weights = self._supplier.wants_weights
+        return before != (self._wants_hidden, self._wants_weights)
 
     def meet(self, graph: Graph, pointer: int, *, is_dry: bool) -> Action | None:
         """Look at the next node, note what is done there and return it.

@@ -72,6 +72,8 @@ class RouterHook:
         """A graph is about to be computed."""
         self._is_first_ask = True
         self._reader.heard = 0
+        if self._reader.ask_wishes():
+            self._graph = None  # other nodes are to be read
         self._use({})
 
     def end(self, *, is_complete: bool) -> None:

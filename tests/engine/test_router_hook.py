@@ -168,6 +168,27 @@ def test_what_is_not_wanted_is_not_read(tiny_model: Callable[[str], Path]):
     assert {heard.weights is None for heard in supplier.heard} == {True}
 
 
+@pytest.mark.parametrize("architecture", ["qwen3moe", "llama4"])
+def test_a_supplier_may_change_its_mind(architecture: str, tiny_model: Callable[[str], Path]):
+    """Whether preloading is worth it is found out while a model answers."""
+    path = tiny_model(architecture)
+    supplier = Poisoned(host_layout(path))
+    with loaded(arguments(path, load_mode=LoadMode.STREAM), supplier) as session:
+        decoder = Decoder(session.loaded)
+        decoder.evaluate([3, 4, 5])
+        for token, wants in ((6, True), (7, True), (8, False), (9, False)):
+            supplier.wants_hidden = wants
+            decoder.advance(token)
+            assert {h.hidden is not None for h in supplier.evaluations[-1]} == {wants}
+        row = _last_row(session)
+    with loaded(arguments(path), None) as session:
+        decoder = Decoder(session.loaded)
+        decoder.evaluate([3, 4, 5])
+        for token in (6, 7, 8, 9):
+            decoder.advance(token)
+        assert np.array_equal(row, _last_row(session))
+
+
 def test_cuts_lie_right_before_the_experts(tiny_model: Callable[[str], Path]):
     """So a device's fused kernels for the choice stay whole; the choice itself is nodes away."""
     with loaded(
