@@ -83,9 +83,9 @@ class TraceWriter:
 
     A batch of several tokens is of a prompt, and begins a turn when an answer went before; the
     first tokens of all are of a prompt too. A prompt of which the engine computes one token, since
-    it still knows the rest, looks like one more token of the answer before. Where a layer has fewer rows than the pass has tokens
-    (an engine computes the last layer only for tokens whose output is wanted), they are of the
-    last tokens.
+    it still knows the rest, looks like one more token of the answer before. Where a layer has
+    fewer rows than the pass has tokens (an engine computes the last layer only for tokens whose
+    output is wanted), they are of the last tokens.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
