@@ -166,7 +166,7 @@ def test_the_cache_gives_way_and_comes_back():
             looked(guard, memory, seconds=1.0)
         assert memory.cache_bytes == BOUNDS.ceiling_bytes
         assert memory.sizes_mib[1:] == sorted(memory.sizes_mib[1:])
-        assert "is back at 1.6 GiB" in guard.notes()[0]
+        assert "is back at its 1.6 GiB" in guard.notes()[0]
         guard.check()
 
 

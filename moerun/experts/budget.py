@@ -227,14 +227,15 @@ def _because(now: Budget, changed: Budget, bounds: CacheBounds, pool: Pool) -> s
         )
     if changed.cache_bytes == bounds.ceiling_bytes:
         return None
-    planned = f"of the planned {format_gib(bounds.ceiling_bytes)}"
+    share = f"{changed.cache_bytes / bounds.ceiling_bytes:.0%}"
+    now_of = f"{share} of the {format_gib(bounds.ceiling_bytes)} planned for it"
     if changed.cache_bytes < now.cache_bytes:
         return (
             f"{pool.name} has only {format_gib(pool.available_bytes)} of memory left: the experts' "
-            f"cache gave way to {format_gib(changed.cache_bytes)} {planned}"
+            f"cache gave way to {now_of}"
         )
     if changed.cache_bytes > now.cache_bytes:
-        return f"the experts' cache grows again: {format_gib(changed.cache_bytes)} {planned}"
+        return f"the experts' cache grows again: {now_of}"
     if now.missing_bytes:
-        return f"the experts' cache is at its least: {format_gib(changed.cache_bytes)} {planned}"
+        return f"the experts' cache is at its least: {now_of}"
     return now.because

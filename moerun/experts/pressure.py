@@ -201,7 +201,7 @@ class MemoryGuard:
         if self._lowest_bytes < self._bounds.ceiling_bytes:
             return (
                 "memory was short for a while: the experts' cache gave way to "
-                f"{format_gib(self._lowest_bytes)} and is back at "
+                f"{self._lowest_bytes / self._bounds.ceiling_bytes:.0%} and is back at its "
                 f"{format_gib(self._bounds.ceiling_bytes)}",
             )
         return ()
