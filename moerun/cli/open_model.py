@@ -203,14 +203,17 @@ def say(message: str) -> None:
 def _deciding(asked: Asked) -> "Deciding":
     from moerun.engine.arguments import engine_args
     from moerun.engine.self_check import plain_arguments
+    from moerun.experts.order import streaming_order
     from moerun.experts.trace import traced_order
+    from moerun.places import state_folder
     from moerun.planning.planner import plan_placement
     from moerun.runner.loading import Deciding
 
     def streaming(plan: "Plan") -> "StreamingOrder | None":
+        order = streaming_order(plan, asked.model, asked.machine, state_folder=str(state_folder()))
         if asked.trace_path is None:
-            return None
-        return traced_order(asked.model, None, asked.trace_path)
+            return order
+        return traced_order(asked.model, order, asked.trace_path)
 
     def arguments(plan: "Plan") -> "EngineArgs":
         args = engine_args(plan, asked.model, asked.machine)

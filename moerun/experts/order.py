@@ -7,7 +7,10 @@ Does not know: how they are carried out.
 from dataclasses import dataclass
 from enum import StrEnum
 
-from moerun.experts.layout import ExpertLayout
+from moerun.experts.layout import ExpertLayout, expert_layout
+from moerun.machine.description import HOST, Machine
+from moerun.model.description import Model
+from moerun.planning.plan import Plan
 from moerun.planning.strategy import StreamingMode
 
 
@@ -45,3 +48,26 @@ class StreamingOrder:
     machine_fingerprint: str = ""
     trace_path: str | None = None
     traced: tuple[tuple[str, int], ...] = ()
+
+
+def streaming_order(
+    plan: Plan, model: Model, machine: Machine, *, state_folder: str | None
+) -> StreamingOrder | None:
+    """Return how the experts of a plan stream; None where none do."""
+    streaming = plan.streaming
+    if streaming is None:
+        return None
+    devices = plan.devices_by_tensor(model)
+    held = frozenset(name for name, device in devices.items() if device == HOST)
+    return StreamingOrder(
+        layout=expert_layout(model, devices, held=held),
+        mode=streaming.mode,
+        limit_bytes=streaming.limit_bytes,
+        cache_bytes=streaming.cache_bytes,
+        minimum_bytes=streaming.minimum_bytes,
+        preload_experts=streaming.preload_experts,
+        is_adaptive=streaming.is_adaptive,
+        state_folder=state_folder,
+        model_digest=model.digest,
+        machine_fingerprint=machine.fingerprint,
+    )

@@ -233,7 +233,7 @@ def _size_result(
 
 def fixed_memory(plan: Plan) -> FixedMemory:
     """Return what a plan without GPUs charges to the host for all but experts."""
-    kept = (ChargeKind.EXPERT_WEIGHTS, ChargeKind.MARGIN)
+    kept = (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE, ChargeKind.MARGIN)
     size_bytes = sum(
         charge.size_bytes
         for charge in plan.ledger.charges

@@ -14,9 +14,11 @@ from moerun.planning.plan import (
     Confidence,
     LayerPlacement,
     Ledger,
+    StreamingPlan,
     TensorPlacement,
 )
 from moerun.planning.situation import Situation, gpu_charges, host_charges, tied_copy_bytes
+from moerun.planning.strategy import AllocationPolicy, StreamingMode
 
 Shared = tuple[tuple[TensorRole, DeviceId], ...]
 
@@ -58,6 +60,24 @@ def shared_placements(at: Situation, candidate: Candidate) -> Shared:
         (role, HOST if role is TensorRole.INPUT else output)
         for role in TensorRole
         if role in present or role is TensorRole.INPUT
+    )
+
+
+def streaming_plan(at: Situation, candidate: Candidate) -> StreamingPlan | None:
+    """Return how the experts on SSD stream; None where they do not."""
+    cache, strategy = candidate.cache, at.problem.strategy
+    if cache is None:
+        return None
+    mode = strategy.streaming
+    return StreamingPlan(
+        mode=StreamingMode.AUTO if mode is StreamingMode.OFF else mode,
+        limit_bytes=candidate.room_bytes,
+        cache_bytes=cache.cache_bytes,
+        minimum_bytes=cache.minimum_bytes,
+        cycle_bytes=cache.cycle_bytes,
+        expert_bytes=candidate.ssd_expert_bytes,
+        preload_experts=strategy.preload_experts,
+        is_adaptive=strategy.allocation_policy is AllocationPolicy.ADAPTIVE,
     )
 
 
@@ -228,6 +248,12 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
             device=HOST,
             kind=ChargeKind.STAGING,
             size_bytes=staging,
+            confidence=Confidence.DERIVED,
+        ),
+        Charge(
+            device=HOST,
+            kind=ChargeKind.EXPERT_CACHE,
+            size_bytes=candidate.cache_bytes,
             confidence=Confidence.DERIVED,
         ),
         _assumed(HOST, ChargeKind.MARGIN, margin),

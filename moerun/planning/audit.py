@@ -172,7 +172,7 @@ def _storage(plan: Plan, model: Model) -> Iterator[Violation]:
     for tensor in on_ssd:
         if tensor.role is not TensorRole.EXPERT:
             yield Violation(rule="ssd", message=f"{tensor.name} is on SSD and every token needs it")
-    if on_ssd and plan.load_mode is not LoadMode.MMAP:
+    if on_ssd and plan.load_mode not in (LoadMode.MMAP, LoadMode.STREAM):
         yield Violation(rule="ssd", message=f"load mode {plan.load_mode} reads what is on SSD")
     if on_ssd and plan.extra_buffers:
         yield Violation(rule="ssd", message="repacking copies what is on SSD into memory")

@@ -18,7 +18,9 @@ COPY_FITS_TIMES: Final = 1.5
 
 def load_mode(problem: Problem, candidate: Candidate) -> LoadMode:
     """Return how host weights get into memory."""
-    if problem.strategy.load_mode is not None:
+    if candidate.cache is not None:
+        return LoadMode.STREAM
+    if problem.strategy.load_mode not in (None, LoadMode.STREAM):
         return problem.strategy.load_mode
     if has_experts_on_ssd(problem, candidate) or problem.rooms.pool_bytes is not None:
         return LoadMode.MMAP
@@ -51,4 +53,4 @@ def has_experts_on_ssd(problem: Problem, candidate: Candidate) -> bool:
 
 def host_charge_bytes(candidate: Candidate) -> int:
     """Return all that the host holds, without its margin."""
-    return candidate.need.total_bytes + candidate.ram_expert_bytes
+    return candidate.need.total_bytes + candidate.ram_expert_bytes + candidate.cache_bytes

@@ -5,13 +5,14 @@ Does not know: which context is tried next, or how a plan is written down.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from math import inf
 from typing import Final
 
 from moerun.machine.description import HOST, DeviceId, Gpu
 from moerun.model.description import ExpertPart
+from moerun.planning import streaming
 from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end
 from moerun.planning.fixed_charges import Work
 from moerun.planning.packing import Freight, Run, cut
@@ -23,6 +24,7 @@ from moerun.planning.situation import (
     tied_copy_bytes,
 )
 from moerun.planning.strategy import Tier
+from moerun.planning.streaming import CacheRoom
 
 # Above this many GPUs only the first one, two, three and so on are tried together.
 EVERY_SUBSET_UP_TO: Final = 4
@@ -68,6 +70,7 @@ class Candidate:
     remote_layers: int
     bandwidth_bytes_per_s: float
     fits: bool
+    cache: CacheRoom | None = None
 
     @property
     def is_pipelined(self) -> bool:
@@ -77,13 +80,22 @@ class Candidate:
     @property
     def short_bytes(self) -> int:
         """Return how much host memory is missing; 0 when it fits."""
-        return 0 if self.fits else self.need.total_bytes + self.ram_expert_bytes - self.room_bytes
+        if self.fits:
+            return 0
+        held = self.ram_expert_bytes if self.cache is None else self.cache.minimum_bytes
+        return self.need.total_bytes + held - self.room_bytes
 
     @property
     def slow_bytes(self) -> tuple[int, int, int]:
         """Return what is not on GPUs: dense and state, experts, experts on SSD."""
         experts = self.ram_expert_bytes + self.ssd_expert_bytes
-        return self.need.layer_bytes + self.need.output_bytes, experts, self.ssd_expert_bytes
+        on_ssd = max(0, self.ssd_expert_bytes - self.cache_bytes)
+        return self.need.layer_bytes + self.need.output_bytes, experts, on_ssd
+
+    @property
+    def cache_bytes(self) -> int:
+        """Return what holds experts that stream; 0 where none do."""
+        return 0 if self.cache is None else self.cache.cache_bytes
 
     @property
     def rank(self) -> Rank:
@@ -267,7 +279,8 @@ def _host_need(
     if host_layers:
         fixed += load.repeated_bytes
     staging = 0
-    if Tier.RAM not in problem.strategy.hierarchy and problem.model.expert_count:
+    has_ram = Tier.RAM in problem.strategy.hierarchy
+    if not has_ram and problem.model.expert_count and streaming.obstacle(problem) is not None:
         left_bytes = sum(size for parts in left for _, size in parts)
         staging = left_bytes * problem.model.experts_used // problem.model.expert_count
     return HostNeed(
@@ -303,6 +316,12 @@ def _with_host(
         expert_room = min(expert_room, limit - pinned)
     ram = fill_from_the_end(left, max(0, expert_room), split_layers=problem.strategy.split_layers)
     fits = need.total_bytes <= room
+    cache = None
+    if ram != left or streaming.is_forced(problem):
+        cache = _cache(problem, left, expert_room if limit is not None else room - need.total_bytes)
+    if cache is not None:
+        ram = tuple(() for _ in left)
+        fits = fits and cache.is_enough
     if not problem.may_use_ssd and ram != left:
         ram, fits = left, False
     ram_bytes = sum(size for parts in ram for _, size in parts)
@@ -328,4 +347,21 @@ def _with_host(
             (gpu.memory_bandwidth_bytes_per_s or 0.0 for gpu in devices), default=0.0
         ),
         fits=fits,
+        cache=cache,
     )
+
+
+def _cache(problem: Problem, left: tuple[PartBytes, ...], room_bytes: int) -> CacheRoom | None:
+    """Return the cache through which experts stream, None where they are mapped or held.
+
+    Without RAM in the hierarchy it is as small as can be. One below its floor is returned only
+    where streaming was asked for, since it is what does not fit then.
+    """
+    if Tier.SSD not in problem.strategy.hierarchy or streaming.obstacle(problem) is not None:
+        return None
+    found = streaming.cache_room(problem, left, max(0, room_bytes))
+    if found is None:
+        return None
+    if Tier.RAM not in problem.strategy.hierarchy:
+        found = replace(found, cache_bytes=min(found.cache_bytes, found.minimum_bytes))
+    return found if found.is_enough or streaming.is_forced(problem) else None

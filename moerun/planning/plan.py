@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from moerun.machine.description import HOST, DeviceId, Machine, is_gpu
 from moerun.model.description import ExpertPart, Model, Tensor, TensorRole
-from moerun.planning.strategy import LoadMode, Strategy, Toggle
+from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Toggle
 
 
 class ChargeKind(StrEnum):
@@ -22,6 +22,7 @@ class ChargeKind(StrEnum):
     COMPUTE = "compute"
     RUNTIME = "runtime"
     STAGING = "staging"
+    EXPERT_CACHE = "expert_cache"  # experts that are on SSD, as many as are held at a time
     MARGIN = "margin"
 
 
@@ -163,6 +164,30 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamingPlan:
+    """How the experts on SSD stream through a cache in RAM.
+
+    `limit_bytes` bounds all host memory of the runner; of it `cache_bytes` hold experts, and
+    `minimum_bytes` are the least that is worth holding. `cycle_bytes` are the experts that one
+    token uses, `expert_bytes` all that stream.
+    """
+
+    mode: StreamingMode
+    limit_bytes: int
+    cache_bytes: int
+    minimum_bytes: int
+    cycle_bytes: int
+    expert_bytes: int
+    preload_experts: int | None
+    is_adaptive: bool
+
+    @property
+    def held_fraction(self) -> float:
+        """The share of the streamed experts that the cache holds."""
+        return min(1.0, self.cache_bytes / self.expert_bytes) if self.expert_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One placement of one model on one machine, with its reasons.
 
@@ -192,6 +217,7 @@ class Plan:
     decisions: tuple[Decision, ...]
     cautions: tuple[Caution, ...]
     next_rung: Rung | None = None
+    streaming: StreamingPlan | None = None
 
     def device_of(self, tensor: Tensor) -> DeviceId:
         """Return where a tensor lives. A duplicated one is answered for its input copy."""

@@ -11,7 +11,13 @@ from dataclasses import replace
 
 from moerun.machine.description import Machine
 from moerun.model.description import Model
-from moerun.planning.assembly import exceptions, layer_placements, ledger, shared_placements
+from moerun.planning.assembly import (
+    exceptions,
+    layer_placements,
+    ledger,
+    shared_placements,
+    streaming_plan,
+)
 from moerun.planning.choices import extra_buffers, load_mode
 from moerun.planning.contexts import Choice, choose_context, next_rung
 from moerun.planning.explain import cautions, decisions
@@ -65,6 +71,7 @@ def _written_down(problem: Problem, choice: Choice) -> Plan:
         decisions=(),
         cautions=(),
         next_rung=rung,
+        streaming=streaming_plan(at, candidate),
     )
     return replace(
         draft,

@@ -44,6 +44,7 @@ class Problem:
         return Tier.SSD in self.strategy.hierarchy and self.strategy.load_mode in (
             None,
             LoadMode.MMAP,
+            LoadMode.STREAM,
         )
 
 
@@ -65,7 +66,6 @@ def pose(
         strategy,
         flash_attention=flash_attention(model, machine, strategy),
         ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
-        load_mode=_available(strategy.load_mode),
     )
     pinning = resolve_pins(model, machine, strategy)
     return Problem(
@@ -78,11 +78,6 @@ def pose(
         rooms=rooms(machine, strategy),
         shapes=shapes(model),
     )
-
-
-def _available(mode: LoadMode | None) -> LoadMode | None:
-    """Return the mode; None, which is automatic, for the one that this version does not have."""
-    return None if mode is LoadMode.STREAM else mode
 
 
 def flash_attention(model: Model, machine: Machine, strategy: Strategy) -> Toggle:

@@ -168,6 +168,8 @@ def _look(kind: ChargeKind, device: DeviceId, glyphs: Glyphs) -> tuple[str, str]
             return glyphs.dense, "blue"
         case ChargeKind.EXPERT_WEIGHTS:
             return glyphs.experts, TIER_STYLES[tier_of(device)]
+        case ChargeKind.EXPERT_CACHE:
+            return glyphs.experts, TIER_STYLES[tier_of(device)]
         case ChargeKind.KV_CACHE | ChargeKind.RECURRENT_STATE:
             return glyphs.state, "cyan"
         case ChargeKind.COMPUTE | ChargeKind.RUNTIME | ChargeKind.STAGING:
@@ -194,6 +196,8 @@ def _kind_words(kind: ChargeKind, device: DeviceId) -> str:
             return "program" if device == HOST else "driver"
         case ChargeKind.STAGING:
             return "staging"
+        case ChargeKind.EXPERT_CACHE:
+            return "cache of experts"
         case ChargeKind.MARGIN:
             return "margin"
         case _:

@@ -42,7 +42,7 @@ class RowKind(StrEnum):
 
 CHARGES_OF_ROW: Final = {
     RowKind.DENSE: (ChargeKind.DENSE_WEIGHTS,),
-    RowKind.EXPERTS: (ChargeKind.EXPERT_WEIGHTS,),
+    RowKind.EXPERTS: (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE),
     RowKind.KV: (ChargeKind.KV_CACHE, ChargeKind.RECURRENT_STATE),
     RowKind.COMPUTE: (ChargeKind.COMPUTE,),
     RowKind.RUNTIME: (ChargeKind.RUNTIME, ChargeKind.STAGING),
