@@ -6,8 +6,8 @@
 * `expert-2.7`, `-12.6`, `-25`: some 2 to 3 GB with experts of so many MiB (those of Qwen3-30B-A3B
   at Q4_K_M, of gpt-oss-120b, and of DeepSeek-V3 at Q4), for the time that a missing expert takes.
   They route like the first half of `routed`.
-* `235b`: the header of Qwen3-235B-A22B, 94 layers, 142 GiB, and holes for data: what it takes to
-  load a file that no memory holds. Its weights are all zero, so it answers, but says nothing.
+* `235b`: Qwen3-235B-A22B, 94 layers, 142 GiB, mostly holes (`streaming_large`): what it takes to
+  load and run a file that no memory holds.
 
 * `demo`: the model that is shipped. It is 7 MB, a tenth of what Python takes, so its limit has room
   for the process added; it shows that nothing is lost, not that anything is gained.
@@ -30,10 +30,10 @@ from typing import Final
 import numpy as np
 
 import moerun
-from benchmarks import streaming_routing, synthetic_model
+from benchmarks import streaming_large, streaming_routing, synthetic_model
+from benchmarks.streaming_large import LARGE, write_large_model
 from benchmarks.streaming_routing import SKEWED, UNIFORM, embeddings, router
 from benchmarks.synthetic_model import RoutedVocabulary, SyntheticShape, write_synthetic_model
-from tests.real_shapes import write_sparse_gguf
 
 ROUTED_SHAPE: Final = SyntheticShape(experts=128, experts_used=8, has_own_blocks=True)
 SEED: Final = 1
@@ -53,7 +53,6 @@ LATENCY_SHAPES: Final = {
 }
 DEMO: Final = Path(moerun.__file__).parent / "data" / "demo" / "demo.gguf"
 DEMO_ROOM_BYTES: Final = 192 << 20
-LARGE: Final = "qwen3-235b-a22b-142gib"
 NAMES: Final = ("skewed", "uniform", "demo", *LATENCY_SHAPES, "235b")
 
 
@@ -106,7 +105,12 @@ def open_model(name: str, folder: Path) -> BenchmarkModel:
             )
         case "235b":
             path = _kept(folder / f"{LARGE}.gguf", LARGE)
-            return BenchmarkModel(name=name, path=path, first_token=1000, token_count=4096)
+            return BenchmarkModel(
+                name=name,
+                path=path,
+                first_token=streaming_large.FIRST_TOKEN,
+                token_count=streaming_large.TOKENS,
+            )
         case _:
             shape = LATENCY_SHAPES[name]
             path = _kept(folder / f"{name}.gguf", shape)
@@ -131,7 +135,7 @@ def routed_vocabulary(shape: SyntheticShape, *, seed: int) -> RoutedVocabulary:
 
 def _write(path: Path, shape: SyntheticShape | str) -> None:
     if isinstance(shape, str):
-        write_sparse_gguf(path, shape)
+        write_large_model(path, seed=SEED)
     else:
         routed = routed_vocabulary(shape, seed=SEED)
         write_synthetic_model(path, shape, seed=SEED, routed=routed)
@@ -159,7 +163,8 @@ def _kept(path: Path, shape: SyntheticShape | str) -> Path:
 
 def fingerprint(shape: SyntheticShape | str) -> str:
     """Return what changes when the file would: its shape and the program that writes it."""
-    sources = "".join(map(inspect.getsource, (streaming_routing, synthetic_model)))
+    rooms = (streaming_large,) if isinstance(shape, str) else (streaming_routing, synthetic_model)
+    sources = "".join(map(inspect.getsource, rooms))
     facts = shape if isinstance(shape, str) else asdict(shape)
     text = json.dumps([facts, SEED, FIRST_SKEWED, FIRST_UNIFORM, sources], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
