@@ -49,6 +49,8 @@ SAMPLE = StreamingSample(
         for layer in range(4)
     ),
     notes=("memory was short once",),
+    storage_read_bytes=10 * GIB,
+    storage_busy_s=8.0,
 )
 
 

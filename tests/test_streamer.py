@@ -8,7 +8,7 @@ from moerun.experts.streamer import Streamer
 from moerun.experts.trial import TrialRules
 from moerun.experts.tuner import Choices, Setup, Tuner
 from moerun.planning.strategy import StreamingMode
-from tests.streaming_fakes import Workshop, a_routing, an_order
+from tests.streaming_fakes import Workshop, a_layout, a_routing, an_order
 
 CACHE, PAGING = StreamingMode.CACHE, StreamingMode.PAGING
 RULES = TrialRules(settle_tokens=3, fewest_settle_tokens=1, stretch_tokens=4, fewest_tokens=2)
@@ -169,6 +169,30 @@ def test_nothing_is_foretold_of_a_batch_or_without_a_state():
     decode(streamer, workshop)
     assert "prefetch" not in {call[0] for call in workshop.mechanism.calls}
     assert streamer.sample().preloading.accuracy_fraction is None
+
+
+def test_a_batch_that_needs_nearly_all_of_a_layer_has_the_next_one_read_ahead():
+    streamer, workshop = a_streamer(cache_bytes=320, layout=a_layout(layers=3))
+    workshop.mechanism.book._slot_bytes = {0: 10, 1: 10, 2: 10}
+    streamer.supply(a_routing(0, (0, 1, 2, 3), (4, 5, 6, 1)))
+    [(_, layer, asked)] = [call for call in workshop.mechanism.calls if call[0] == "prefetch"]
+    assert (layer, asked) == (1, tuple(range(8)))
+    streamer.supply(a_routing(1, (0, 1, 2, 3), (4, 5, 6, 7)))
+    streamer.supply(a_routing(2, (0, 1)))
+    streamer.check()
+    sample = streamer.sample()
+    assert (sample.prefill.hits, sample.prefill.misses) == (10, 7)
+    assert sample.prefill.read_bytes == 70 + 80 + 80
+    assert sample.preloading is None
+
+
+def test_a_small_cache_or_a_small_batch_reads_no_layer_ahead():
+    streamer, workshop = a_streamer(cache_bytes=160)
+    streamer.supply(a_routing(0, (0, 1, 2, 3), (4, 5, 6, 7)))
+    assert "prefetch" not in {call[0] for call in workshop.mechanism.calls}
+    streamer, workshop = a_streamer(cache_bytes=320)
+    streamer.supply(a_routing(0, (0, 1, 2), (3, 4, 1)))
+    assert "prefetch" not in {call[0] for call in workshop.mechanism.calls}
 
 
 def test_a_router_that_cannot_be_read_is_a_note():

@@ -9,6 +9,7 @@ Knows: the order of all that happens around one request.
 Does not know: how bytes are moved, which expert leaves, what a router is, or where records lie.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,9 @@ from moerun.planning.strategy import StreamingMode
 _FULL_FRACTION: Final = 0.95
 # The system's count walks over all pages of the experts: at most this part of the time goes there.
 _COUNTING_PARTS: Final = 50
+# A batch that needs so much of one layer is taken to need all of the next.
+_NEARLY_ALL_FRACTION: Final = 0.75
+_LAYERS_OF_ROOM: Final = 4
 
 
 class Guard(Protocol):
@@ -100,6 +104,7 @@ class Streamer:
         self._remember = remember
         self._streamed = {tensor.name: tensor.layer for tensor in order.layout.tensors}
         self._slot_bytes = order.layout.slot_bytes
+        self._following = dict(itertools.pairwise(sorted(self._slot_bytes)))
         self._every = {layer: range(n) for layer, n in order.layout.expert_counts.items()}
         self._cache_bytes = order.cache_bytes
         self._working = parts.start(tuner.setup.mechanism, order.cache_bytes)
@@ -161,7 +166,9 @@ class Streamer:
         self._enter(layer, len(routing.rows))
         self._supply(layer, routing.experts)
         ahead = self.tuner.setup.preload_experts
-        if ahead and self._pass.is_decode and routing.hidden is not None:
+        if not self._pass.is_decode:
+            self._read_next_layer(layer, len(routing.experts))
+        elif ahead and routing.hidden is not None:
             self._look_ahead(routing, ahead)
 
     def supply_layer(self, layer: int) -> None:
@@ -342,8 +349,28 @@ class Streamer:
             with self._lock:
                 asked_bytes = self._working.mechanism.prefetch(layer, missing)
             if asked_bytes:
-                self._tally.note_ahead(asked_bytes, len(missing))
+                self._tally.note_ahead(asked_bytes, len(missing), is_decode=True)
         self._foretelling.expect(layer, experts, missing=missing, asked_bytes=asked_bytes)
+
+    def _read_next_layer(self, layer: int, chosen: int) -> None:
+        """Start reading the whole next layer, where a batch needs nearly all of this one.
+
+        There has to be room for both, and for as much again, so that a small cache is not emptied
+        of what the answer will need.
+        """
+        following = self._following.get(layer)
+        if following is None or chosen < _NEARLY_ALL_FRACTION * len(self._every[layer]):
+            return
+        layer_bytes = len(self._every[following]) * self._slot_bytes[following]
+        if self._cache_bytes < _LAYERS_OF_ROOM * layer_bytes:
+            return
+        policy = self._working.policy
+        missing = [e for e in self._every[following] if ExpertKey(following, e) not in policy]
+        if missing:
+            with self._lock:
+                asked_bytes = self._working.mechanism.prefetch(following, missing)
+            experts = asked_bytes // self._slot_bytes[following]
+            self._tally.note_ahead(asked_bytes, experts, is_decode=False)
 
     def _open_predictor(self) -> RouterPredictor | None:
         if self._predictor is None and not self._cannot_foretell:

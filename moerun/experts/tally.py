@@ -87,11 +87,12 @@ class Tally:
             sums.experts_out += supplied.evicted
             sums.stall_s += supplied.stall_s
 
-    def note_ahead(self, read_bytes: int, experts: int) -> None:
+    def note_ahead(self, read_bytes: int, experts: int, *, is_decode: bool) -> None:
         """Take in a read that nothing waited for."""
         with self._lock:
-            self._decode.read_bytes += read_bytes
-            self._decode.experts_in += experts
+            sums = self._decode if is_decode else self._prefill
+            sums.read_bytes += read_bytes
+            sums.experts_in += experts
 
     def end_pass(self, *, tokens: int, span_s: float, at_s: float, is_decode: bool) -> None:
         """Take in that so many tokens went through all layers."""

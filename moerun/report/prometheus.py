@@ -40,6 +40,11 @@ _METRICS: Final = {
     "moerun_expert_tier_experts": ("gauge", "Experts by tier, each once."),
     "moerun_expert_resident_bytes": ("gauge", "Expert pages in memory, as the system tells."),
     "moerun_expert_saved_bytes": ("gauge", "Memory saved against full loading."),
+    "moerun_storage_read_bytes_total": ("counter", "Bytes read past the page cache."),
+    "moerun_storage_busy_seconds_total": (
+        "counter",
+        "Time in which at least one such read was under way.",
+    ),
     "moerun_expert_hits_total": ("counter", "Requests for experts that were held."),
     "moerun_expert_misses_total": ("counter", "Requests for experts that had to be read."),
     "moerun_expert_read_bytes_total": ("counter", "Bytes of experts read from storage."),
@@ -143,6 +148,9 @@ def _streaming_values(
     if sample.resident_bytes is not None:
         yield _Value(name="moerun_expert_resident_bytes", value=sample.resident_bytes)
     yield _Value(name="moerun_expert_saved_bytes", value=saved_bytes(sample))
+    if sample.storage_read_bytes is not None and sample.storage_busy_s is not None:
+        yield _Value(name="moerun_storage_read_bytes_total", value=sample.storage_read_bytes)
+        yield _Value(name="moerun_storage_busy_seconds_total", value=sample.storage_busy_s)
     yield from _traffic_values("decode", sample.decode)
     yield from _traffic_values("prefill", sample.prefill)
     if sample.recent.hit_fraction is not None:

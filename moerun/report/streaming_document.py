@@ -18,6 +18,7 @@ def streaming_document(sample: StreamingSample | None) -> dict[str, Any] | None:
     document: dict[str, Any] = to_plain(sample) | {
         "held_fraction": sample.held_fraction,
         "saved_bytes": saved_bytes(sample),
+        "storage_bytes_per_s": sample.storage_bytes_per_s,
     }
     for name in ("decode", "prefill", "recent"):
         document[name] |= _ratios(getattr(sample, name))

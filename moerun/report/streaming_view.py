@@ -24,6 +24,7 @@ _BLANK: Final = "-"
 _INDENT: Final = 22
 _BAR_CELLS: Final = 40
 _MEGABYTE: Final = 1_000_000
+_GIGABYTE: Final = 1_000_000_000
 _WIDTHS: Final = (20, 17, 17, 17)
 
 
@@ -115,6 +116,8 @@ def streaming_figures(sample: StreamingSample, *, with_traffic: bool) -> Iterato
     yield "why", printable(sample.because)
     yield "cache", _cache(sample)
     yield "expert switch", _latency(sample)
+    if sample.storage_bytes_per_s is not None:
+        yield "SSD", _storage(sample)
     yield "reading ahead", _preloading(sample)
     if sample.major_faults is not None:
         yield "page faults", f"{sample.major_faults:,} that waited for storage"
@@ -125,7 +128,7 @@ def streaming_figures(sample: StreamingSample, *, with_traffic: bool) -> Iterato
 
 def saved_bytes(sample: StreamingSample) -> int:
     """Return what is not in memory that would be if the whole model were."""
-    return sample.expert_bytes - sample.held_bytes
+    return max(0, sample.expert_bytes - sample.held_bytes)
 
 
 def _tier_lines(
@@ -187,6 +190,14 @@ def _latency(sample: StreamingSample) -> str:
     return (
         f"p50 {_short(latency.p50_s)}, p99 {_short(latency.p99_s)}, "
         f"longest {_short(latency.largest_s)}, of {latency.count:,}"
+    )
+
+
+def _storage(sample: StreamingSample) -> str:
+    read_bytes, bytes_per_s = sample.storage_read_bytes or 0, sample.storage_bytes_per_s or 0.0
+    return (
+        f"{bytes_per_s / _GIGABYTE:.2f} GB/s while it was read past the page cache, "
+        f"{format_gib(read_bytes)} in all"
     )
 
 
