@@ -92,34 +92,49 @@ class ModelMemory:
         self.matrices = {layer: tuple(found) for layer, found in matrices.items()}
 
     def give_own_memory(self) -> None:
-        """Lay fresh memory over all experts, and read the pages that they share with others."""
+        """Lay fresh memory over all experts, and read the pages that they share with others.
+
+        Where the system refuses, or a read fails, all of it is the file's again.
+        """
         if self._is_overlaid:
             return
         fetches: list[Fetch] = []
-        reads: list[Read] = []
-        for matrix in self._all_matrices():
-            first, last = matrix.slice_span(0, matrix.expert_count - 1)
-            memory_map.lay_anonymous(first, last)
-            inner_first, inner_last = self.inner_span(matrix)
-            shared = {p for p in (first, last - PAGE_BYTES) if not inner_first <= p < inner_last}
-            for page in shared:
-                fetch = Fetch(1, 0.0)
-                fetches.append(fetch)
-                reads.append(self.read(matrix, page, page + PAGE_BYTES, (fetch,)))
+        try:
+            for matrix in self._all_matrices():
+                self._cover(matrix, fetches)
+            for fetch in fetches:
+                fetch.wait()
+        except BaseException:
+            for fetch in fetches:
+                fetch.settle()
+            for matrix in self._all_matrices():
+                self._uncover(matrix, *matrix.slice_span(0, matrix.expert_count - 1))
+            raise
         self._is_overlaid = True
-        self.reader.submit(reads)
-        for fetch in fetches:
-            fetch.wait()
+
+    def _cover(self, matrix: Matrix, fetches: list[Fetch]) -> None:
+        """Lay fresh memory over a matrix, and begin to read what it shares with others."""
+        first, last = matrix.slice_span(0, matrix.expert_count - 1)
+        memory_map.lay_anonymous(first, last)
+        inner_first, inner_last = self.inner_span(matrix)
+        shared = {p for p in (first, last - PAGE_BYTES) if not inner_first <= p < inner_last}
+        for page in shared:
+            fetch = Fetch(1, 0.0)
+            fetches.append(fetch)
+            self.reader.submit([self.read(matrix, page, page + PAGE_BYTES, (fetch,))])
+
+    def _uncover(self, matrix: Matrix, first: int, last: int) -> None:
+        """Map the file over whole pages of a matrix again."""
+        if first < last:
+            descriptor = self.reader.descriptor(matrix.file)
+            memory_map.map_file(descriptor, first, last, first + matrix.delta)
 
     def give_file_back(self) -> None:
         """Map the files over all experts again, but for pages that they share with others."""
         if not self._is_overlaid:
             return
         for matrix in self._all_matrices():
-            first, last = self.inner_span(matrix)
-            if first < last:
-                descriptor = self.reader.descriptor(matrix.file)
-                memory_map.map_file(descriptor, first, last, first + matrix.delta)
+            self._uncover(matrix, *self.inner_span(matrix))
         self._is_overlaid = False
 
     def inner_span(self, matrix: Matrix) -> tuple[int, int]:
