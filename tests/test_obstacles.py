@@ -89,6 +89,8 @@ def mechanisms(needs: StreamingNeeds | None, **kernel: object) -> tuple[Streamin
         ({"commit_left_bytes": 10 * GIB - 1}, (PAGING,)),
         ({"address_limit_bytes": 16 * GIB}, (CACHE, PAGING)),
         ({"address_limit_bytes": 15 * GIB}, ()),
+        ({"private_limit_bytes": 14 * GIB}, (CACHE, PAGING)),
+        ({"private_limit_bytes": 13 * GIB}, (PAGING,)),
         ({"version": (5, 4), "huge_pages": "always", "locked_limit_bytes": 0}, (CACHE, PAGING)),
         ({"version": (4, 19)}, (CACHE,)),
         ({"version": (4, 19), "commit_left_bytes": 0}, ()),

@@ -17,12 +17,18 @@ def test_what_linux_says(tmp_path: Path):
             "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
         },
     )
-    limits = ProcessLimits(release="6.18.44-generic", address_limit_bytes=7, locked_limit_bytes=8)
+    limits = ProcessLimits(
+        release="6.18.44-generic",
+        address_limit_bytes=7,
+        private_limit_bytes=9,
+        locked_limit_bytes=8,
+    )
     assert read_kernel_settings(tmp_path, limits) == KernelSettings(
         version=(6, 18),
         map_count_limit=65530,
         commit_left_bytes=300 * KIB,
         address_limit_bytes=7,
+        private_limit_bytes=9,
         locked_limit_bytes=8,
         huge_pages="madvise",
     )

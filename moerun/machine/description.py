@@ -153,6 +153,7 @@ class KernelSettings:
     map_count_limit: int | None = None
     commit_left_bytes: int | None = None
     address_limit_bytes: int | None = None
+    private_limit_bytes: int | None = None
     locked_limit_bytes: int | None = None
     huge_pages: str = ""
 

@@ -24,6 +24,7 @@ class ProcessLimits:
 
     release: str = ""
     address_limit_bytes: int | None = None
+    private_limit_bytes: int | None = None
     locked_limit_bytes: int | None = None
 
 
@@ -40,6 +41,7 @@ def current_limits() -> ProcessLimits:
     return ProcessLimits(
         release=platform.release(),
         address_limit_bytes=limit(resource.RLIMIT_AS),
+        private_limit_bytes=limit(resource.RLIMIT_DATA),
         locked_limit_bytes=limit(resource.RLIMIT_MEMLOCK),
     )
 
@@ -51,6 +53,7 @@ def read_kernel_settings(root: Path, limits: ProcessLimits) -> KernelSettings:
         map_count_limit=_number(read_text(root / "proc/sys/vm/max_map_count")),
         commit_left_bytes=_commit_left_bytes(root),
         address_limit_bytes=limits.address_limit_bytes,
+        private_limit_bytes=limits.private_limit_bytes,
         locked_limit_bytes=limits.locked_limit_bytes,
         huge_pages=_chosen(root / "sys/kernel/mm/transparent_hugepage/enabled"),
     )

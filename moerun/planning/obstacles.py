@@ -141,17 +141,7 @@ def _hindrances(kernel: KernelSettings, needs: StreamingNeeds) -> Iterator[_Hind
                 "sysctl vm.overcommit_memory=0"
             ),
         )
-    limit_bytes = kernel.address_limit_bytes
-    if limit_bytes is not None and not (
-        0 < needs.model_bytes <= limit_bytes - _OTHER_ADDRESSES_BYTES
-    ):
-        yield _Hindrance(
-            hinders=_MECHANISMS if needs.model_bytes else (),
-            because=(
-                f"a process may address only {format_gib(limit_bytes)}, and a model is mapped "
-                "whole; lift the limit: ulimit -v unlimited"
-            ),
-        )
+    yield from _limits(kernel, needs)
     if kernel.version is not None and kernel.version < _PAGEOUT_SINCE:
         yield _Hindrance(
             hinders=(StreamingMode.PAGING,),
@@ -160,3 +150,30 @@ def _hindrances(kernel: KernelSettings, needs: StreamingNeeds) -> Iterator[_Hind
                 "5.4 and later can".format(*kernel.version)
             ),
         )
+
+
+def _limits(kernel: KernelSettings, needs: StreamingNeeds) -> Iterator[_Hindrance]:
+    """Yield what limits on this process are too little for the needs."""
+    limit_bytes = kernel.address_limit_bytes
+    if limit_bytes is not None and not _holds(limit_bytes, needs.model_bytes):
+        yield _Hindrance(
+            hinders=_MECHANISMS if needs.model_bytes else (),
+            because=(
+                f"a process may address only {format_gib(limit_bytes)}, and a model is mapped "
+                "whole; lift the limit: ulimit -v unlimited"
+            ),
+        )
+    limit_bytes = kernel.private_limit_bytes
+    if limit_bytes is not None and not _holds(limit_bytes, needs.expert_bytes):
+        yield _Hindrance(
+            hinders=(StreamingMode.CACHE,) if needs.expert_bytes else (),
+            because=(
+                f"a process may have only {format_gib(limit_bytes)} of private memory, where the "
+                "cache needs a region as large as all experts; lift the limit: ulimit -d unlimited"
+            ),
+        )
+
+
+def _holds(limit_bytes: int, size_bytes: int) -> bool:
+    """Whether a limit leaves room for a known size, and all else a process takes."""
+    return 0 < size_bytes <= limit_bytes - _OTHER_ADDRESSES_BYTES
