@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from moerun.engine.interface import MappedFile, Routing
-from moerun.errors import MoerunError
+from moerun.errors import MachineError, MoerunError
 from moerun.experts.book import CacheBook
 from moerun.experts.interface import ExpertKey, Supplied
 from moerun.experts.layout import ExpertLayout, FileRange, StreamedTensor
@@ -47,7 +47,7 @@ class FakeMechanism:
     def attach(self, mapped: Sequence[MappedFile]) -> None:
         self.calls.append(("attach", len(mapped)))
         if self.fails:
-            raise MoerunError("no direct reads here")
+            raise MachineError("no direct reads here")
 
     def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
         self.calls.append(("supply", layer, tuple(experts)))

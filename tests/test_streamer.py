@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from moerun.errors import EngineRefused, ModelError
+from moerun.errors import EngineRefused, MachineError, ModelError
 from moerun.experts.interface import ExpertKey
 from moerun.experts.prediction import Router, RouterPredictor
 from moerun.experts.streamer import Streamer
@@ -141,6 +141,26 @@ def test_a_mechanism_that_cannot_start_leaves_the_other_at_work():
     assert sample.mechanism == "cache"
     assert "paging failed: no direct reads here" in sample.because
     assert sample.decode.tokens == 60
+
+
+def test_where_a_cache_gets_no_memory_auto_begins_with_paging():
+    workshop = Workshop()
+    workshop.failing = {CACHE}
+    choices = Choices(mechanisms=(PAGING,))
+    streamer, _ = a_streamer(workshop, choices=choices, mode=StreamingMode.AUTO)
+    decode(streamer, workshop)
+    sample = streamer.sample()
+    assert sample.mechanism == "paging"
+    assert sample.because == "as ordered; cache failed: no direct reads here"
+    assert streamer.tuner.is_done
+    assert not streamer.tuner.has_learned  # another time there may be memory
+
+
+def test_a_cache_that_was_asked_for_and_gets_no_memory_is_an_error():
+    workshop = Workshop()
+    workshop.failing = {CACHE}
+    with pytest.raises(MachineError, match="no direct reads"):
+        a_streamer(workshop, mode=CACHE)
 
 
 ONE_HOT = RouterPredictor({1: Router(weights=np.eye(8, dtype=np.float32))}, {}, (0, 1))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from moerun.engine.interface import MappedFile, Routing
-from moerun.errors import MoerunError
+from moerun.errors import MachineError, MoerunError
 from moerun.experts.counters import Latency, StreamingSample
 from moerun.experts.interface import CachePolicy, ExpertKey, Mechanism
 from moerun.experts.layout import ExpertLayout
@@ -147,7 +147,10 @@ class Streamer:
 
     def attach(self, mapped: tuple[MappedFile, ...]) -> None:
         """Take over the mappings, once after loading and before the first token."""
-        self._working.mechanism.attach(mapped)
+        try:
+            self._working.mechanism.attach(mapped)
+        except MachineError as error:
+            self._fall_back(error, mapped)
         self._mapped = mapped
         for guard in self._parts.guards:
             guard.attach(self)
@@ -327,6 +330,17 @@ class Streamer:
             except MoerunError as error:
                 self._working = self._started(before)
                 self.tuner.stay(Setup(mechanism=before), f"{mode.value} failed: {error.message}")
+
+    def _fall_back(self, error: MachineError, mapped: tuple[MappedFile, ...]) -> None:
+        """Begin with paging where the system gives no memory for a cache that nobody insists on."""
+        if self.order.mode is not StreamingMode.AUTO or self._running is StreamingMode.PAGING:
+            raise error
+        refused, self._running = self._running, StreamingMode.PAGING
+        self._working = self._parts.start(self._running, self._cache_bytes)
+        self._working.mechanism.attach(mapped)
+        self.tuner.stay(
+            Setup(mechanism=self._running), f"{refused.value} failed: {error.message.rstrip('.')}"
+        )
 
     def _started(self, mode: StreamingMode) -> Working:
         working = self._parts.start(mode, self._cache_bytes)
