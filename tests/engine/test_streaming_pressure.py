@@ -1,17 +1,19 @@
-"""A runner in a control group whose limit is lowered while it answers.
+"""A runner that gets little memory, or less and less of it while it answers.
 
 The model is one of 350 MB, large beside the memory that is kept in reserve.
 """
 
+import resource
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.synthetic_model import SyntheticShape, write_synthetic_model
+from moerun.errors import MachineError
 from moerun.planning.strategy import StreamingMode
 from moerun.runner.parent import Runner
-from moerun.units import MIB
+from moerun.units import KIB, MIB
 from tests.engine.streaming import Answer, a_request, an_order, ask, load
 from tests.memory_groups import MemoryGroup, a_memory_group
 
@@ -81,3 +83,30 @@ def test_the_cache_gives_way_while_it_answers(
     assert sample is not None
     assert order.minimum_bytes <= sample.cache_bytes < 0.7 * all_experts
     assert any("the control group has only" in note for note in sample.notes), sample.notes
+
+
+def limit_private_memory(pid: int, *, more_bytes: int) -> None:
+    """Let a process have so much more private memory than it has: as strict promises would."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (line,) = [line for line in status.splitlines() if line.startswith("VmData:")]
+    limit_bytes = int(line.split()[1]) * KIB + more_bytes
+    resource.prlimit(pid, resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def test_without_memory_for_a_cache_auto_pages_and_cache_is_refused(
+    model: Path, right: str, tmp_path: Path
+):
+    with Runner(log_folder=tmp_path) as runner:
+        load(runner, model, None)  # so that its threads and buffers are there
+        limit_private_memory(runner.pid, more_bytes=200 * MIB)
+        with pytest.raises(MachineError, match="ENOMEM") as raised:
+            load(runner, model, an_order(model, mode=StreamingMode.CACHE))
+        assert "--streaming" in (raised.value.hint or "")
+        load(runner, model, an_order(model, mode=StreamingMode.AUTO))
+        answer = Answer()
+        ask(runner, answer, tokens=TOKENS)
+        sample = runner.sample_streaming()
+    assert answer.text == right
+    assert sample is not None
+    assert sample.mechanism == "paging"
+    assert "cache failed" in sample.because
