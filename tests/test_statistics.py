@@ -267,9 +267,9 @@ def test_private_memory_laid_over_the_mapping_is_counted_once():
     ledger = Ledger(
         charges=(
             charge(HOST, ChargeKind.DENSE_WEIGHTS, 100),
-            charge(HOST, ChargeKind.EXPERT_WEIGHTS, 300),
+            charge(HOST, ChargeKind.EXPERT_CACHE, 300),
             charge(HOST, ChargeKind.KV_CACHE, 50),
-            charge(SSD, ChargeKind.EXPERT_WEIGHTS, 500),
+            charge(SSD, ChargeKind.EXPERT_WEIGHTS, 800),
         )
     )
     buffers = (
@@ -287,7 +287,13 @@ def test_private_memory_laid_over_the_mapping_is_counted_once():
     host, ssd = compare(ledger, buffers, (sample,), streaming=streaming).devices
     assert host.observed_bytes == 440
     assert host.unaccounted_bytes == 30
-    assert {row.kind: row.observed_bytes for row in host.rows}[RowKind.EXPERTS] == 250
+    experts = next(row for row in host.rows if row.kind is RowKind.EXPERTS)
+    assert (experts.planned_bytes, experts.reported_bytes, experts.observed_bytes) == (
+        300,
+        None,
+        250,
+    )
+    assert ssd.rows[0].reported_bytes == 800
     assert ssd.rows[0].observed_bytes == 0
     # the page cache is the store: all experts in memory are pages of the file
     paging = a_sample(mechanism="paging", held_bytes=260, resident_bytes=250)

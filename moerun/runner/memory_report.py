@@ -211,6 +211,8 @@ def _reported_bytes(
             return _sum(buffers, device, "kv", "recurrent")
         case RowKind.COMPUTE:
             return _sum(buffers, device, "compute", "output")
+        case RowKind.EXPERTS if ledger.kind_bytes(device, ChargeKind.EXPERT_CACHE):
+            return None
         case RowKind.EXPERTS | RowKind.DENSE:
             experts_bytes, dense_bytes = _split_weights(device, ledger, buffers)
             return experts_bytes if kind is RowKind.EXPERTS else dense_bytes
@@ -247,7 +249,8 @@ def _observed_bytes(
         return sample.resident_bytes if device == HOST else None
     # Which pages of the mapping are whose is not told: the host's weights, needed for each token,
     # are taken to be there first.
-    host_model_bytes = min(model_bytes, _weights_bytes(HOST, ledger)) if _has_map(buffers) else 0
+    host_bytes = _weights_bytes(HOST, ledger) + ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE)
+    host_model_bytes = min(model_bytes, host_bytes) if _has_map(buffers) else 0
     if device == SSD:
         return model_bytes - host_model_bytes
     return sample.resident_bytes - (model_bytes - host_model_bytes)
