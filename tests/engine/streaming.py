@@ -164,6 +164,25 @@ def a_loop_disk(folder: Path, model: Path) -> Iterator[LoopDisk]:
         _call("losetup", "--detach", device)
 
 
+@contextlib.contextmanager
+def a_full_disk(folder: Path) -> Iterator[Path]:
+    """Give a folder on a file system without a free byte, or skip the test and say why."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a small file system takes root on Linux")
+    mount = folder / "full"
+    mount.mkdir()
+    _try("mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=64", "tmpfs", str(mount))
+    try:
+        with contextlib.suppress(OSError), (mount / "filling").open("wb", buffering=0) as file:
+            while file.write(b"x" * 4096):
+                pass
+        with pytest.raises(OSError, match="No space left"):
+            (mount / "more").write_bytes(b"x")
+        yield mount
+    finally:
+        _call("umount", "--lazy", str(mount))
+
+
 def _call(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -172,4 +191,4 @@ def _try(*command: str) -> str:
     try:
         return _call(*command)
     except subprocess.CalledProcessError as error:
-        pytest.skip(f"no loop device can be had here: {error.stderr.strip()}")
+        pytest.skip(f"this cannot be had here: {error.stderr.strip()}")

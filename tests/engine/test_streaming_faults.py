@@ -16,6 +16,7 @@ from moerun.errors import EngineCrashed, EngineError, ModelError
 from moerun.planning.strategy import StreamingMode
 from tests.engine.streaming import (
     Answer,
+    a_full_disk,
     a_loop_disk,
     a_runner,
     an_order,
@@ -227,14 +228,13 @@ def test_a_runner_that_stood_still_goes_on_as_if_nothing_was(
 
 
 @both
-def test_what_cannot_be_remembered_takes_nothing_from_the_answer(
+def test_a_full_disk_takes_nothing_from_the_answer(
     model: Path, tmp_path: Path, right: str, mode: StreamingMode
 ):
-    no_folder = tmp_path / "file"
-    no_folder.write_text("in the way")
+    """Neither what was learned nor the runner's log can be written there."""
     answer = Answer()
-    with a_runner(
-        tmp_path, model, an_order(model, mode=mode, state_folder=str(no_folder))
-    ) as runner:
-        ask(runner, answer)
+    with a_full_disk(tmp_path) as full:
+        order = an_order(model, mode=mode, state_folder=str(full), model_digest="digest")
+        with a_runner(full, model, order) as runner:
+            ask(runner, answer)
     assert answer.text == right
