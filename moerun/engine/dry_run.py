@@ -9,6 +9,7 @@ from collections import Counter
 from moerun.engine import abi, devices
 from moerun.engine.arguments import BufferReport, EngineArgs
 from moerun.engine.engine_log import engine_log
+from moerun.engine.exact_reserve import keeping_assignments
 from moerun.engine.load import load_without_memory
 from moerun.engine.load_log import COMPUTE, KV, OUTPUT, RECURRENT, read_dry_run_log, read_gpu_layers
 from moerun.machine.description import DeviceId
@@ -28,10 +29,20 @@ def measure(args: EngineArgs) -> Measurements:
     Reads the header only and takes some 15 ms for a header with a small vocabulary; recurrent
     state is really allocated meanwhile, and given back.
 
-    Belief: with all layers and the output on several devices, the compute buffer behind a border
-    is off by up to one batch of activations (four with pipelining), since the engine's estimate
-    forgets which device the graph's builder chose for the norms — ggml_backend_sched_reserve_size,
-    ggml/src/ggml-backend.cpp @ 0.3.36 — checked by tests/engine/test_dry_run.py.
+    On Linux they are the very buffers of a load. Where `exact_reserve` cannot help (macOS,
+    Windows, unusual links) they are those of `measure_unaided`.
+    """
+    with keeping_assignments(abi.open_engine()):
+        return measure_unaided(args)
+
+
+def measure_unaided(args: EngineArgs) -> Measurements:
+    """Return what the engine's own estimate says.
+
+    Belief: where layers are on several devices, the compute buffer behind a border is off by a
+    few batches of hidden states: one in most models for each copy of the pipeline, up to 3.4 seen
+    in nemotron_h_moe — `ggml_backend_sched_reserve_size`, ggml/src/ggml-backend.cpp @ 0.3.36 —
+    checked by tests/engine/test_dry_run.py.
     """
     log = engine_log()
     mark = log.mark()

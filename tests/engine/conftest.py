@@ -2,6 +2,7 @@
 
 import functools
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,10 +12,19 @@ from typing import Any
 
 import pytest
 
+from moerun import data
 from moerun.engine.rpc_worker import loopback_worker
-from tests.tiny_models import write_tiny_model
+from tests.tiny_models import ARCHITECTURES, write_tiny_model
 
 REPOSITORY = Path(__file__).parents[2]
+DEMO = "demo"
+DEMO_FILE = Path(data.__file__).parent / "demo" / "demo.gguf"
+MODELS = (*ARCHITECTURES, DEMO)
+
+keeps_assignments = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
+    reason="a dry run is exact behind the border of two devices on Linux only",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +61,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return path if path.exists() else write_tiny_model(path, architecture)
 
     return path_of
+
+
+@pytest.fixture(scope="session")
+def model_named(tiny_model: Callable[[str], Path]) -> Callable[[str], Path]:
+    """Return a function that gives the file of one of `MODELS`: the shipped one, or a tiny one."""
+    return lambda name: DEMO_FILE if name == DEMO else tiny_model(name)
 
 
 @pytest.fixture(scope="session")

@@ -3,36 +3,45 @@
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from moerun.engine.arguments import EngineArgs, Override
-from moerun.engine.dry_run import as_measured
+from moerun.engine.dry_run import as_measured, measure_unaided
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
 from moerun.machine.description import HOST
 from moerun.planning.plan import ChargeKind
 from moerun.planning.strategy import LoadMode
 from tests.engine.builders import ENGINE, arguments, device_references
+from tests.engine.conftest import keeps_assignments
 
 pytestmark = pytest.mark.engine
 
 EXPERTS = Override(pattern=r"\.ffn_(gate|up|down|gate_up)_exps\.", device=HOST)
 UNUSED = Override(pattern="no such tensor", device=HOST)
+WIDTH, BATCH_TOKENS = 512, 256
 ROUNDING_BYTES = 3 * 5243  # each of up to three buffers of a kind is printed to 0.01 MiB
 
 
-def compare(args: EngineArgs, *, allowed_bytes: int = ROUNDING_BYTES) -> None:
+def compare(args: EngineArgs) -> None:
     """Hold each sum of the dry run to the real load's."""
     measured = Counter({(b.device, b.kind): b.size_bytes for b in ENGINE.measure(args).buffers})
-    session = ENGINE.load(args)
-    real = Counter({(b.device, b.kind): b.size_bytes for b in as_measured(session.report.buffers)})
-    session.close()
+    real = loaded_sums(args)
     assert real
     assert set(measured) == set(real)
     for key, size_bytes in real.items():
-        assert abs(measured[key] - size_bytes) <= allowed_bytes, key
+        assert abs(measured[key] - size_bytes) <= ROUNDING_BYTES, key
+
+
+def loaded_sums(args: EngineArgs) -> Counter:
+    session = ENGINE.load(args)
+    sums = Counter({(b.device, b.kind): b.size_bytes for b in as_measured(session.report.buffers)})
+    session.close()
+    return sums
 
 
 @pytest.mark.parametrize("architecture", ["qwen3moe", "deepseek2", "gpt-oss", "granitehybrid"])
@@ -79,24 +88,51 @@ def test_over_two_devices(tmp_path: Path):
     assert dict(measurements.gpu_layers) == {devices[0].id: 3, devices[1].id: 1}
 
 
-@pytest.mark.parametrize(("overrides", "copies"), [((), 4), ((UNUSED,), 1)])
-def test_all_on_two_devices_is_off_by_one_batch_of_activations_at_most(
-    tmp_path: Path, overrides: tuple[Override, ...], copies: int
-):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pipeline:
+    """Arguments for all of a model on two devices, and how many copies of its inputs they make."""
+
+    args: EngineArgs
+    copies: int
+
+
+@pytest.fixture(params=[((), 4), ((UNUSED,), 1)], ids=["pipelined", "in turn"])
+def pipeline(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pipeline]:
     """Overrides, even such as match nothing, turn pipelining off."""
+    overrides, copies = request.param
     path = tmp_path / "wide.gguf"
-    write_tiny_moe(path, shape=TinyShape(layers=4, width=512, vocabulary=2000))
+    write_tiny_moe(path, shape=TinyShape(layers=4, width=WIDTH, vocabulary=2000))
     with loopback_worker() as first, loopback_worker() as second:
         args = arguments(
             path,
-            batch_tokens=256,
-            ubatch_tokens=256,
+            batch_tokens=BATCH_TOKENS,
+            ubatch_tokens=BATCH_TOKENS,
             devices=device_references((first, second)),
             n_gpu_layers=99,
             tensor_split=(1.0, 1.0),
             overrides=overrides,
         )
-        compare(args, allowed_bytes=ROUNDING_BYTES + copies * 512 * 256 * 4)
+        yield Pipeline(args=args, copies=copies)
+
+
+@keeps_assignments
+def test_all_on_two_devices(pipeline: Pipeline):
+    compare(pipeline.args)
+
+
+def test_the_engine_alone_is_off_by_a_batch_of_hidden_states_in_each_copy(pipeline: Pipeline):
+    """What is left where assignments cannot be kept, and why they are kept elsewhere."""
+    alone = Counter(
+        {(b.device, b.kind): b.size_bytes for b in measure_unaided(pipeline.args).buffers}
+    )
+    real = loaded_sums(pipeline.args)
+    batch_bytes = WIDTH * BATCH_TOKENS * 4
+    behind_the_border = (pipeline.args.devices[1].id, ChargeKind.COMPUTE)
+    apart = {key: abs(alone[key] - size_bytes) for key, size_bytes in real.items()}
+
+    assert apart[behind_the_border] > ROUNDING_BYTES
+    assert apart[behind_the_border] <= pipeline.copies * batch_bytes + ROUNDING_BYTES
+    assert max(apart[key] for key in apart if key != behind_the_border) <= ROUNDING_BYTES
 
 
 def test_kv_is_what_the_formula_says(tiny_model):
