@@ -14,7 +14,7 @@ from typing import Final
 
 from moerun.machine.description import HOST
 from moerun.planning.cargo import PartBytes
-from moerun.planning.obstacles import streaming_obstacle
+from moerun.planning.obstacles import StreamingNeeds, streaming_ability
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import AllocationPolicy, LoadMode, StreamingMode
 
@@ -54,7 +54,24 @@ def obstacle(problem: Problem) -> str | None:
         return f"the load mode is {strategy.load_mode}, so the system decides what stays"
     if strategy.allocation_policy is AllocationPolicy.CONSERVATIVE and not is_forced(problem):
         return "the conservative policy moves nothing after loading"
-    return streaming_obstacle(problem.machine.storage, problem.machine.host.system)
+    return _hindered(problem)
+
+
+def _hindered(problem: Problem) -> str | None:
+    """Return what of the machine stands in the way of every mechanism that may run, or None."""
+    model, asked = problem.model, problem.strategy.streaming
+    ability = streaming_ability(
+        problem.machine,
+        StreamingNeeds(
+            expert_bytes=model.expert_bytes,
+            model_bytes=model.file_bytes,
+            matrices=sum(len(layer.expert_tensors) for layer in model.layers),
+        ),
+    )
+    may_run = set(ability.mechanisms)
+    if asked in (StreamingMode.PAGING, StreamingMode.CACHE):
+        may_run &= {asked}
+    return None if may_run else "; ".join(ability.because)
 
 
 def cache_room(problem: Problem, left: Sequence[PartBytes], room_bytes: int) -> CacheRoom | None:

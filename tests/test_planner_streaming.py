@@ -1,0 +1,192 @@
+"""Plans whose experts stream: when they do, how large the cache is, and what is refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from moerun.errors import DoesNotFit
+from moerun.experts.order import streaming_order
+from moerun.machine.description import HOST, SSD, KernelSettings
+from moerun.planning.plan import ChargeKind, Plan
+from moerun.planning.planner import plan_placement
+from moerun.planning.strategy import (
+    AllocationPolicy,
+    ExpertResidency,
+    Limit,
+    LoadMode,
+    Strategy,
+    StreamingMode,
+    Tier,
+)
+from tests.builders import GIB, MIB, a_machine, a_model, with_offsets
+from tests.planned import FIXED, planned
+
+MODEL = a_model(layers=10, experts_used=1, expert_count=64)  # 3,000 MiB of experts
+SMALL = a_machine(ram=2 * GIB)
+
+
+def cache_bytes(plan: Plan) -> int:
+    return plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE)
+
+
+def test_what_ram_cannot_hold_streams_through_a_cache_of_what_is_left():
+    plan = planned(MODEL, SMALL)
+
+    assert plan.load_mode is LoadMode.STREAM
+    assert not plan.extra_buffers
+    assert plan.streaming is not None
+    assert plan.ledger.kind_bytes(SSD, ChargeKind.EXPERT_WEIGHTS) == MODEL.expert_bytes
+    assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == 0
+    assert cache_bytes(plan) == plan.streaming.cache_bytes
+    free_bytes = plan.streaming.limit_bytes - plan.ledger.used_bytes(HOST)
+    assert 0 <= free_bytes < plan.streaming.limit_bytes // 500  # page tables
+    (caution,) = plan.cautions
+    assert f"a cache holds {plan.streaming.held_fraction:.0%}" in caution.message
+
+
+def test_what_fits_does_not_stream_unless_it_was_asked_for():
+    machine = a_machine(ram=16 * GIB)
+    assert planned(MODEL, machine).streaming is None
+    for wish in (
+        {"streaming": StreamingMode.CACHE},
+        {"streaming": StreamingMode.PAGING},
+        {"load_mode": LoadMode.STREAM},
+    ):
+        plan = planned(MODEL, machine, replace(FIXED, **wish))
+        assert plan.streaming is not None
+        assert plan.streaming.held_fraction == 1.0
+        assert plan.load_mode is LoadMode.STREAM
+
+
+def test_a_model_without_experts_never_streams():
+    dense = a_model(expert=0)
+    plan = planned(dense, a_machine(), replace(FIXED, load_mode=LoadMode.STREAM))
+    assert plan.streaming is None
+    assert plan.load_mode is not LoadMode.STREAM
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        ({"streaming": StreamingMode.OFF}, "streaming is off"),
+        ({"load_mode": LoadMode.MMAP}, "the load mode is mmap"),
+        ({"allocation_policy": AllocationPolicy.CONSERVATIVE}, "moves nothing after loading"),
+    ],
+)
+def test_where_nothing_streams_the_caution_says_why(wish: dict, reason: str):
+    strategy = replace(FIXED, **wish)
+    plan = planned(MODEL, a_machine(ram=3 * GIB), replace(strategy, host_margin_bytes=GIB))
+
+    assert plan.streaming is None
+    assert plan.load_mode is LoadMode.MMAP
+    assert reason in plan.cautions[0].message
+
+
+def test_other_systems_map():
+    plan = planned(MODEL, a_machine(ram=2 * GIB, system="Darwin"))
+    assert plan.streaming is None
+    assert "Linux only" in plan.cautions[0].message
+
+
+@pytest.mark.parametrize(
+    ("mode", "kernel", "reason"),
+    [
+        (StreamingMode.AUTO, {"commit_left_bytes": GIB}, None),  # paging needs no promises
+        (StreamingMode.CACHE, {"commit_left_bytes": GIB}, "vm.overcommit_memory is 2"),
+        (StreamingMode.CACHE, {"commit_left_bytes": 8 * GIB}, None),
+        (StreamingMode.AUTO, {"address_limit_bytes": 5 * GIB}, "ulimit -v unlimited"),
+    ],
+)
+def test_a_kernel_that_hinders_what_was_asked_for_is_said(
+    mode: StreamingMode, kernel: dict, reason: str | None
+):
+    machine = replace(SMALL, kernel=KernelSettings(**kernel))
+    plan = planned(MODEL, machine, replace(FIXED, streaming=mode))
+    assert (plan.streaming is None) == (reason is not None)
+    if reason is not None:
+        assert any(reason in caution.message for caution in plan.cautions)
+
+
+def test_a_cache_below_its_floor_is_left_to_the_system_and_refused_when_it_was_asked_for():
+    strategy = replace(FIXED, context_tokens=1024)
+    least = plan_placement(MODEL, SMALL, strategy).streaming
+    assert least is not None
+    used_bytes = least.limit_bytes - least.cache_bytes
+    machine = a_machine(ram=used_bytes + least.minimum_bytes - 8 * MIB)
+
+    plan = planned(MODEL, machine, strategy)
+    assert plan.streaming is None
+    assert "one and a half tokens" in plan.cautions[0].message
+    with pytest.raises(DoesNotFit, match="GiB") as refusal:
+        plan_placement(MODEL, machine, replace(strategy, streaming=StreamingMode.CACHE))
+    (shortfall,) = refusal.value.shortfalls
+    assert shortfall.needed_bytes - shortfall.available_bytes < 9 * MIB  # type: ignore[attr-defined]
+    assert "--streaming auto" in str(refusal.value.hint)
+
+
+def test_the_floor_is_a_layer_where_a_batch_needs_all_of_it():
+    few = a_model(layers=2, experts_used=1, expert_count=64)
+    plan = planned(few, SMALL, replace(FIXED, streaming=StreamingMode.CACHE))
+    assert plan.streaming is not None
+    assert plan.streaming.minimum_bytes > 300 * MIB
+    alone = replace(FIXED, streaming=StreamingMode.CACHE, ubatch_tokens=1)
+    one = planned(few, SMALL, alone).streaming
+    assert one is not None
+    assert one.minimum_bytes < 20 * MIB
+
+
+def test_a_wanted_share_bounds_the_cache():
+    strategy = replace(FIXED, expert_residency=ExpertResidency(ram_fraction=0.2))
+    plan = planned(MODEL, SMALL, strategy)
+    assert plan.streaming is not None
+    assert 0.19 < plan.streaming.held_fraction <= 0.2
+
+
+def test_without_ram_in_the_hierarchy_only_the_floor_is_held():
+    strategy = replace(FIXED, hierarchy=(Tier.VRAM, Tier.SSD))
+    plan = planned(MODEL, a_machine(ram=16 * GIB), strategy)
+    assert plan.streaming is not None
+    assert plan.streaming.cache_bytes == plan.streaming.minimum_bytes
+    assert plan.ledger.kind_bytes(HOST, ChargeKind.STAGING) == 0
+
+
+def test_a_limit_on_ram_bounds_everything():
+    strategy = replace(FIXED, ram_limit=Limit(limit_bytes=2 * GIB))
+    plan = planned(MODEL, a_machine(ram=64 * GIB), strategy)
+    assert plan.streaming is not None
+    assert plan.streaming.limit_bytes == 2 * GIB
+    assert plan.ledger.used_bytes(HOST) <= 2 * GIB
+
+
+def test_more_ram_never_makes_a_smaller_cache():
+    sizes = [
+        plan.streaming.cache_bytes
+        for ram in range(1600, 3600, 100)
+        if (plan := planned(MODEL, a_machine(ram=ram * MIB))).streaming is not None
+    ]
+    assert len(sizes) > 10
+    assert sizes == sorted(sizes)
+
+
+def test_the_order_is_what_the_plan_says():
+    model = with_offsets(a_model(layers=4, expert=256 * MIB, expert_count=64))
+    machine = a_machine(ram=2 * GIB)
+    plan = planned(model, machine)
+    order = streaming_order(plan, model, machine, state_folder="/state")
+
+    assert order is not None
+    assert plan.streaming is not None
+    assert order.cache_bytes == plan.streaming.cache_bytes
+    assert order.layout.expert_bytes == model.expert_bytes
+    assert order.mode is StreamingMode.AUTO
+    assert order.minimum_bytes == plan.streaming.minimum_bytes
+    assert streaming_order(planned(model, a_machine()), model, machine, state_folder=None) is None
+
+
+def test_a_conservative_policy_that_is_told_to_stream_does_not_follow_pressure():
+    strategy = Strategy(
+        streaming=StreamingMode.CACHE, allocation_policy=AllocationPolicy.CONSERVATIVE
+    )
+    plan = plan_placement(MODEL, a_machine(ram=4 * GIB), strategy)
+    assert plan.streaming is not None
+    assert not plan.streaming.is_adaptive
