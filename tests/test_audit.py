@@ -9,12 +9,20 @@ from moerun.machine.description import HOST, SSD, DeviceId
 from moerun.planning.audit import audit
 from moerun.planning.plan import Charge, ChargeKind, LayerPlacement, Ledger, Plan, TensorPlacement
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import ExpertResidency, LoadMode, Pin, Strategy, Tier
+from moerun.planning.strategy import (
+    ExpertResidency,
+    LoadMode,
+    Pin,
+    Strategy,
+    StreamingMode,
+    Tier,
+)
 from tests.builders import GIB, MIB, a_gpu, a_machine, a_model
 
 MODEL = a_model(layers=8)
 MACHINE = a_machine(gpus=[2 * GIB], ram=1600 * MIB)
-PLAN = plan_placement(MODEL, MACHINE, Strategy(gpu_margin_bytes=64 * MIB, host_margin_bytes=0))
+MARGINS = Strategy(gpu_margin_bytes=64 * MIB, host_margin_bytes=0)
+PLAN = plan_placement(MODEL, MACHINE, replace(MARGINS, streaming=StreamingMode.OFF))
 GPU = PLAN.devices[0]
 GONE = DeviceId("gpu:gone")
 

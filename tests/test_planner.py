@@ -31,6 +31,7 @@ from moerun.planning.strategy import (
     Limit,
     LoadMode,
     Strategy,
+    StreamingMode,
     Tier,
     Toggle,
 )
@@ -137,7 +138,7 @@ def test_a_remote_gpu_holds_the_first_layers_and_is_named_in_a_caution():
 
 def test_what_ram_cannot_hold_lies_on_ssd_and_is_a_caution_with_numbers():
     model = a_model(layers=10)
-    plan = planned(model, a_machine(ram=2 * GIB))
+    plan = planned(model, a_machine(ram=2 * GIB), replace(FIXED, streaming=StreamingMode.OFF))
     on_ssd = plan.ledger.kind_bytes(SSD, ChargeKind.EXPERT_WEIGHTS)
     assert 0 < on_ssd < model.expert_bytes
     assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == model.expert_bytes - on_ssd
@@ -150,7 +151,8 @@ def test_what_ram_cannot_hold_lies_on_ssd_and_is_a_caution_with_numbers():
 
 def test_without_ram_only_one_tokens_experts_are_held_there():
     model = a_model(layers=10)
-    strategy = replace(FIXED, hierarchy=(Tier.VRAM, Tier.SSD))
+    off = StreamingMode.OFF
+    strategy = replace(FIXED, hierarchy=(Tier.VRAM, Tier.SSD), streaming=off)
     plan = planned(model, a_machine(ram=8 * GIB), strategy)
     assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == 0
     assert plan.ledger.kind_bytes(HOST, ChargeKind.STAGING) == model.expert_bytes_per_token
@@ -227,12 +229,6 @@ def test_a_copy_that_was_asked_for_and_does_not_fit_is_refused():
     with pytest.raises(DoesNotFit) as refusal:
         plan_placement(a_model(layers=10), a_machine(ram=2 * GIB), strategy)
     assert "--load-mode mmap" in str(refusal.value.hint)
-
-
-def test_the_load_mode_of_a_later_version_is_as_if_nothing_was_asked():
-    model, machine = a_model(layers=4), a_machine(ram=8 * GIB)
-    plan = planned(model, machine, replace(FIXED, load_mode=LoadMode.STREAM))
-    assert plan == planned(model, machine)
 
 
 def test_threads_are_physical_cores_unless_set():
@@ -359,6 +355,7 @@ def test_every_step_gives_a_decision_and_the_choices_have_numbers():
         "experts",
         "context",
         "loading",
+        "streaming",
     ]
     assert all(decision.because for decision in plan.decisions)
     assert sum("GiB" in decision.chosen for decision in plan.decisions) > 4

@@ -29,8 +29,8 @@ def test_verdicts(gpus, ram, hierarchy, verdict):
     sums = summarize(model, plan_placement(model, a_machine(gpus=gpus, ram=ram), strategy))
     assert sums.verdict is verdict
     assert sum(share.size_bytes for share in sums.experts) == model.expert_bytes
-    assert sums.full_bytes == sums.vram_bytes + sums.ram_bytes + sums.ssd_bytes
-    assert sums.memory_bytes == sums.full_bytes - sums.ssd_bytes
+    assert sums.full_bytes == sums.memory_bytes - sums.cache_bytes + sums.ssd_bytes
+    assert sums.saved_bytes == sums.ssd_bytes - sums.cache_bytes
 
 
 def test_a_token_reads_the_share_of_the_experts_that_it_uses():

@@ -174,10 +174,41 @@ def _storage(plan: Plan, model: Model) -> Iterator[Violation]:
             yield Violation(rule="ssd", message=f"{tensor.name} is on SSD and every token needs it")
     if on_ssd and plan.load_mode not in (LoadMode.MMAP, LoadMode.STREAM):
         yield Violation(rule="ssd", message=f"load mode {plan.load_mode} reads what is on SSD")
+    yield from _streaming(plan)
     if on_ssd and plan.extra_buffers:
         yield Violation(rule="ssd", message="repacking copies what is on SSD into memory")
     if on_ssd and Tier.SSD not in plan.strategy.hierarchy:
         yield Violation(rule="hierarchy", message="experts lie on SSD, which may not be used")
+
+
+def _streaming(plan: Plan) -> Iterator[Violation]:
+    """Whether the cache of a plan that streams is charged, and worth having."""
+    charged = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE)
+    streaming = plan.streaming
+    if (plan.load_mode is LoadMode.STREAM) != (streaming is not None):
+        yield Violation(rule="streaming", message=f"load mode {plan.load_mode} and a stream differ")
+    if streaming is None:
+        if charged:
+            yield Violation(rule="streaming", message=f"{charged} bytes of cache hold nothing")
+        return
+    if charged != streaming.cache_bytes:
+        yield Violation(
+            rule="streaming",
+            message=f"the host is charged {charged} bytes of cache, the stream wants "
+            f"{streaming.cache_bytes}",
+        )
+    if streaming.cache_bytes < streaming.minimum_bytes:
+        yield Violation(
+            rule="streaming",
+            message=f"a cache of {format_gib(streaming.cache_bytes)} is below the least of "
+            f"{format_gib(streaming.minimum_bytes)}",
+        )
+    if plan.ledger.used_bytes(HOST) > streaming.limit_bytes:
+        yield Violation(
+            rule="streaming",
+            message=f"the host holds {format_gib(plan.ledger.used_bytes(HOST))}, beyond the limit "
+            f"of {format_gib(streaming.limit_bytes)}",
+        )
 
 
 def _wishes(plan: Plan, model: Model, machine: Machine) -> Iterator[Violation]:
@@ -203,7 +234,10 @@ def _wishes(plan: Plan, model: Model, machine: Machine) -> Iterator[Violation]:
         return
     total = model.expert_bytes
     in_vram = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in plan.devices)
-    in_ram = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS)
+    in_ram = sum(
+        plan.ledger.kind_bytes(HOST, kind)
+        for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE)
+    )
     for tier, share, size in (
         (Tier.VRAM, residency.vram_fraction, in_vram),
         (Tier.RAM, residency.ram_fraction, in_ram),

@@ -43,7 +43,10 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
     if residency is None:
         return []
     in_vram = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in plan.devices)
-    in_ram = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS)
+    in_ram = sum(
+        plan.ledger.kind_bytes(HOST, kind)
+        for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE)
+    )
     step = _step_bytes(problem)
     found = []
     for name, wanted, size in (
@@ -108,7 +111,10 @@ def _reasons(problem: Problem, candidate: Candidate, plan: Plan, device: DeviceI
     if problem.cargo.pinned_expert_bytes.get(device, 0):
         found.append("pins put them there")
     if device == SSD:
-        found.append("they are read as they are needed")
+        streamed = plan.streaming is not None
+        found.append(
+            "they stream through a cache in RAM" if streamed else "they are read as they are needed"
+        )
     return found
 
 

@@ -5,6 +5,7 @@ Does not know: how the choices were found, or how they are shown.
 """
 
 from moerun.machine.description import HOST, SSD
+from moerun.planning import streaming
 from moerun.planning.choices import COPY_FITS_TIMES, has_experts_on_ssd, host_charge_bytes
 from moerun.planning.contexts import Choice
 from moerun.planning.expert_reasons import expert_decisions, share_cautions
@@ -27,6 +28,7 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         *expert_decisions(problem, candidate, plan),
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
+        *_streaming_lines(problem, plan),
         _repack_line(problem, candidate, plan),
         _thread_line(problem, plan),
     ]
@@ -159,7 +161,9 @@ def _context_line(choice: Choice, plan: Plan) -> Decision:
 def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     size = format_gib(host_charge_bytes(candidate))
     budget = format_gib(problem.rooms.host.budget.budget_bytes)
-    if problem.strategy.load_mode is not None:
+    if plan.streaming is not None:
+        because = "experts lie on SSD: nothing is read before it is needed"
+    elif problem.strategy.load_mode not in (None, LoadMode.STREAM):
         because = "it was asked for"
     elif has_experts_on_ssd(problem, candidate):
         because = "experts lie on SSD: the system reads them from the mapped file"
@@ -172,6 +176,32 @@ def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     return Decision(
         step="loading", subject="load mode", chosen=str(plan.load_mode), because=because
     )
+
+
+def _streaming_lines(problem: Problem, plan: Plan) -> list[Decision]:
+    found = plan.streaming
+    if found is None:
+        return []
+    cycles = found.cache_bytes / max(1, found.cycle_bytes)
+    asked = found.mode is not StreamingMode.AUTO
+    return [
+        Decision(
+            step="streaming",
+            subject=f"cache for {format_gib(found.expert_bytes)} of experts",
+            chosen=f"{format_gib(found.cache_bytes)} of RAM, {found.held_fraction:.1%}",
+            because=(
+                f"what is left of {format_gib(found.limit_bytes)}; it holds the experts of "
+                f"{cycles:.1f} tokens, and below {format_gib(found.minimum_bytes)} each expert "
+                "would be driven out before it is used again"
+            ),
+        ),
+        Decision(
+            step="streaming",
+            subject="mechanism",
+            chosen=str(found.mode),
+            because="it was asked for" if asked else "what is faster is tried while it runs",
+        ),
+    ]
 
 
 def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
@@ -216,13 +246,19 @@ def _ssd_cautions(problem: Problem, plan: Plan) -> list[Caution]:
     per_token = on_ssd * model.experts_used // max(1, model.expert_count)
     message = (
         f"{format_gib(on_ssd)} of {format_gib(model.expert_bytes)} of experts lie on SSD; a token "
-        f"reads up to {format_gib(per_token)} of them"
+        f"uses {format_gib(per_token)} of them"
     )
+    if plan.streaming is not None:
+        message += f", and a cache holds {plan.streaming.held_fraction:.0%}"
+        per_token = int(per_token * (1 - plan.streaming.held_fraction))
     rate = problem.machine.storage.read_bytes_per_s
     if rate:
-        message += f", {per_token / rate:.1f} s at the {format_gib(int(rate))}/s of this storage"
-    if problem.strategy.streaming is StreamingMode.OFF:
-        message += "; streaming is off, so the system's page cache alone decides what stays"
+        message += (
+            f"; the rest takes {per_token / rate:.2f} s at the {format_gib(int(rate))}/s of "
+            "this storage"
+        )
+    if plan.streaming is None:
+        message += f"; they do not stream: {_why_not_streamed(problem)}"
     found = [Caution(code="host-part-exceeds-ram", message=message)]
     if problem.strategy.extra_buffers is Toggle.ON:
         found.append(
@@ -233,6 +269,14 @@ def _ssd_cautions(problem: Problem, plan: Plan) -> list[Caution]:
             )
         )
     return found
+
+
+def _why_not_streamed(problem: Problem) -> str:
+    """Return why experts on SSD are left to the system's page cache."""
+    reason = streaming.obstacle(problem)
+    if reason is not None:
+        return reason
+    return "the RAM that is left would hold less than the experts of one and a half tokens"
 
 
 def _context_cautions(problem: Problem, choice: Choice) -> list[Caution]:

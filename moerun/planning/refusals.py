@@ -15,7 +15,7 @@ from moerun.planning.contexts import Choice, choose_context, ladder
 from moerun.planning.placement import Candidate
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
 from moerun.planning.situation import Problem, Situation, gpu_charges, pose
-from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
+from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Tier, Toggle
 from moerun.units import MIB, format_gib
 
 _OFFERED: Final = 3
@@ -90,6 +90,11 @@ def _what_is_missing(problem: Problem, at: Situation, candidate: Candidate) -> s
     needed = candidate.room_bytes + candidate.short_bytes
     margin = problem.rooms.host.margin_bytes
     what = "what every token needs" if problem.may_use_ssd else "what stays off the GPUs"
+    if candidate.cache is not None:
+        what += (
+            f", and the {format_gib(candidate.cache.minimum_bytes)} that a cache of experts has to "
+            "have (those of one and a half tokens, and all that a micro-batch needs of a layer)"
+        )
     return (
         f"{problem.model.name} does not fit: {what} with {at.context_tokens:,} tokens of context "
         f"takes {format_gib(needed)} of RAM, and {format_gib(max(0, candidate.room_bytes))} may be "
@@ -167,6 +172,13 @@ def _changes(strategy: Strategy) -> Iterator[_Change]:
                 ),
                 strategy=replace(strategy, hierarchy=tiers),
             )
+    if strategy.streaming in (StreamingMode.PAGING, StreamingMode.CACHE):
+        yield _Change(
+            remedy=Remedy(
+                flag="--streaming auto", explanation="the system reads what it maps instead"
+            ),
+            strategy=replace(strategy, streaming=StreamingMode.AUTO),
+        )
     if strategy.load_mode not in (None, LoadMode.MMAP):
         yield _Change(
             remedy=Remedy(flag="--load-mode mmap", explanation="the file is mapped, not copied"),

@@ -24,7 +24,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpertShare:
-    """The routed experts on one device, and how much of them one token reads on average."""
+    """The routed experts on one device, and how much of them one token reads on average.
+
+    What streams is read from SSD in the share that a cache does not hold, as if all experts were
+    chosen alike; real routing repeats itself, and reads less.
+    """
 
     device: DeviceId
     size_bytes: int
@@ -33,11 +37,15 @@ class ExpertShare:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanSummary:
-    """The sums. Margins are not counted; `full_bytes` is what memory would hold without SSD."""
+    """The sums. Margins are not counted; `full_bytes` is what memory would hold without SSD.
+
+    `cache_bytes` of the RAM hold experts that are on SSD as well.
+    """
 
     vram_bytes: int
     ram_bytes: int
     ssd_bytes: int
+    cache_bytes: int
     full_bytes: int
     experts: tuple[ExpertShare, ...]
     verdict: Verdict
@@ -47,17 +55,24 @@ class PlanSummary:
         """Return what VRAM and RAM hold together."""
         return self.vram_bytes + self.ram_bytes
 
+    @property
+    def saved_bytes(self) -> int:
+        """Return how much less that is than with everything in memory."""
+        return self.full_bytes - self.memory_bytes
+
 
 def summarize(model: Model, plan: Plan) -> PlanSummary:
     """Return the sums of a plan."""
     vram_bytes = sum(plan.ledger.used_bytes(device) for device in plan.devices)
     ram_bytes = plan.ledger.used_bytes(HOST)
     ssd_bytes = plan.ledger.total_bytes(SSD)
+    cache_bytes = min(ssd_bytes, plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE))
     return PlanSummary(
         vram_bytes=vram_bytes,
         ram_bytes=ram_bytes,
         ssd_bytes=ssd_bytes,
-        full_bytes=vram_bytes + ram_bytes + ssd_bytes,
+        cache_bytes=cache_bytes,
+        full_bytes=vram_bytes + ram_bytes - cache_bytes + ssd_bytes,
         experts=_shares(model, plan),
         verdict=_verdict(plan),
     )
@@ -100,6 +115,8 @@ def _shares(model: Model, plan: Plan) -> tuple[ExpertShare, ...]:
         size_bytes = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
         if size_bytes:
             per_token_bytes = size_bytes * model.experts_used // max(1, model.expert_count)
+            if device == SSD and plan.streaming is not None:
+                per_token_bytes = int(per_token_bytes * (1 - plan.streaming.held_fraction))
             shares.append(
                 ExpertShare(device=device, size_bytes=size_bytes, per_token_bytes=per_token_bytes)
             )

@@ -41,7 +41,8 @@ def plan_document(model: Model, machine: Machine, plan: Plan) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": facts | sums | {"layer_count": len(model.layers)},
         "machine": to_plain(machine),
-        "summary": to_plain(summary) | {"memory_bytes": summary.memory_bytes},
+        "summary": to_plain(summary)
+        | {"memory_bytes": summary.memory_bytes, "saved_bytes": summary.saved_bytes},
         "plan": to_plain(plan),
     }
 

@@ -147,7 +147,7 @@ def _memory_sentence(model: Model, plan: Plan) -> str:
         return f"{format_gib(sums.memory_bytes)}, with all weights in memory"
     return (
         f"{format_gib(sums.memory_bytes)} instead of the {format_gib(sums.full_bytes)} that full "
-        f"loading takes: {format_gib(sums.ssd_bytes)} saved"
+        f"loading takes: {format_gib(sums.saved_bytes)} saved"
     )
 
 

@@ -17,7 +17,7 @@ from moerun.units import format_gib
 def describe_mode(plan: Plan, model: Model, machine: Machine) -> str:
     """Return the line: layers, where experts lie, load mode, context."""
     parts = [f"{len(plan.layers)} layers, {_places(plan, model, machine)}"]
-    parts += [_load_mode(plan.load_mode), f"context {plan.context_tokens:,}"]
+    parts += [_load_mode(plan), f"context {plan.context_tokens:,}"]
     return f"{plan.model_name}: {'; '.join(parts)}"
 
 
@@ -25,6 +25,16 @@ def describe_faster(plan: Plan, model: Model, machine: Machine) -> str | None:
     """Return what would make the plan faster, None when all of it lies on GPUs."""
     on_ssd_bytes = plan.expert_bytes(model, SSD)
     in_ram_bytes = plan.expert_bytes(model, HOST)
+    if plan.streaming is not None:
+        missing_bytes = max(0, plan.streaming.expert_bytes - plan.streaming.cache_bytes)
+        return (
+            (
+                f"{format_gib(missing_bytes)} of the experts find no room in the cache; "
+                f"that much more RAM or VRAM would hold them"
+            )
+            if missing_bytes
+            else None
+        )
     if on_ssd_bytes:
         return (
             f"{format_gib(on_ssd_bytes)} of the experts are read from SSD; "
@@ -72,8 +82,8 @@ def _place(device: DeviceId, machine: Machine) -> str:
     return "on SSD" if device == SSD else f"on {machine.label(device)}"
 
 
-def _load_mode(mode: LoadMode) -> str:
-    match mode:
+def _load_mode(plan: Plan) -> str:
+    match plan.load_mode:
         case LoadMode.MMAP:
             return "mmap"
         case LoadMode.COPY:
@@ -83,9 +93,15 @@ def _load_mode(mode: LoadMode) -> str:
         case LoadMode.DIRECT:
             return "read past the page cache"
         case LoadMode.STREAM:
-            return "streamed"
+            held = plan.streaming
+            if held is None:
+                return "mapped without being read"
+            return (
+                f"streamed through a cache of {format_gib(held.cache_bytes)} "
+                f"({held.held_fraction:.0%} of those on SSD)"
+            )
         case _:
-            assert_never(mode)
+            assert_never(plan.load_mode)
 
 
 def _memory_bytes(plan: Plan) -> int:

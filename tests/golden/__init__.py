@@ -106,6 +106,7 @@ def _summary(plan: Plan, model: Model, machine: Machine) -> dict[str, Any]:
         ),
         "load_mode": str(plan.load_mode),
         "extra_buffers": plan.extra_buffers,
+        "streaming": _streaming(plan),
         "engine": {
             "n_gpu_layers": args.n_gpu_layers,
             "tensor_split": list(args.tensor_split),
@@ -116,6 +117,16 @@ def _summary(plan: Plan, model: Model, machine: Machine) -> dict[str, Any]:
         },
         "next_rung": None if rung is None else to_plain(rung),
         "cautions": [caution.code for caution in plan.cautions],
+    }
+
+
+def _streaming(plan: Plan) -> dict[str, Any] | None:
+    if plan.streaming is None:
+        return None
+    return {
+        "mode": str(plan.streaming.mode),
+        "cache_percent": round(100 * plan.streaming.held_fraction, 1),
+        "minimum_bytes": plan.streaming.minimum_bytes,
     }
 
 
