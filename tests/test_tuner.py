@@ -80,6 +80,11 @@ def test_a_trial_under_way_is_told():
     for _ in range(16):
         tuner.feed(0.1, stall_s=0.05, is_settled=True)
     assert tuner.because == "first run; trying paging on this answer's tokens"
+    fresh = a_tuner()
+    assert fresh.because == "first run; looking how long tokens wait for experts"
+    for _ in range(26):
+        fresh.feed(0.1, stall_s=0.05, is_settled=True)
+    assert fresh.because.endswith("trying to read 0 experts ahead")
 
 
 def test_a_failure_ends_the_trials():

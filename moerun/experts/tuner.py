@@ -98,10 +98,15 @@ class Tuner:
     @property
     def because(self) -> str:
         """Why the present setup runs, in words."""
-        trial = self._mechanisms or self._preloading
-        if trial is None or self._is_done:
+        if self._is_done:
             return "; ".join(self._reasons)
-        return "; ".join([*self._reasons, f"trying {trial.current} on this answer's tokens"])
+        if self._mechanisms is not None:
+            trying = f"trying {self._mechanisms.current} on this answer's tokens"
+        elif self._preloading is not None:
+            trying = f"trying to read {self._preloading.current} experts ahead"
+        else:
+            trying = "looking how long tokens wait for experts"
+        return "; ".join([*self._reasons, trying])
 
     def feed(self, token_s: float, *, stall_s: float, is_settled: bool) -> None:
         """Take in one token that ran by `setup`."""
