@@ -54,7 +54,7 @@ def test_half_blocks_show_two_layers_in_one_row_of_colour():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, color_system="truecolor", width=80)
     console.print(first)
-    assert "38;2;92;242;155;48;2;28;28;28" in stream.getvalue()
+    assert "\x1b[38;2;92;242;155;48;2;28;28;28m" in stream.getvalue()  # and not dimmed
 
 
 def test_a_page_of_ascii_has_shades_of_ascii():

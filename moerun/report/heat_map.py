@@ -19,6 +19,7 @@ from moerun.report.console import ASCII, Page
 
 _GAP: Final = "  "
 _MOST_ROWS: Final = 32
+_MOST_USED_FROM: Final = 0.975  # of all cells, by their uses
 _HALF_BLOCK: Final = "▀"
 _SHADES: Final = " ░▒▓█"
 _ASCII_SHADES: Final = " .:*#"
@@ -52,7 +53,8 @@ def heat_lines(heat: Sequence[LayerHeat], page: Page, *, is_coloured: bool) -> I
     yield _titles(held, used, label_width)
     step = 2 if is_coloured else 1
     for index in range(0, len(held.rows), step):
-        line = Text(f"{heat[index * per_row].layer:>{label_width - 1}} ", style="dim")
+        line = Text()
+        line.append(f"{heat[index * per_row].layer:>{label_width - 1}} ", style="dim")
         line.append_text(_cells(held, index, page, is_coloured=is_coloured))
         line.append(_GAP)
         line.append_text(_cells(used, index, page, is_coloured=is_coloured))
@@ -76,9 +78,11 @@ def _held(heat: Sequence[LayerHeat], columns: int, per_row: int) -> Picture:
 
 def _used(heat: Sequence[LayerHeat], columns: int, per_row: int) -> Picture:
     rows = _rows(heat, columns, per_row, lambda layer: [float(u) for u in layer.uses])
-    most = max(max(row) for row in rows) or 1.0
-    # Few experts are used very often: by the root the others stay visible.
-    scaled = tuple(tuple(sqrt(value / most) for value in row) for row in rows)
+    cells = sorted(value for row in rows for value in row)
+    # Few experts are used very often: by the root the others stay visible, and the few share the
+    # last shade.
+    most = cells[int(_MOST_USED_FROM * (len(cells) - 1))] or cells[-1] or 1.0
+    scaled = tuple(tuple(min(1.0, sqrt(value / most)) for value in row) for row in rows)
     return Picture(title="uses", rows=scaled, colours=_USE_COLOURS)
 
 
