@@ -52,17 +52,17 @@ def test_every_key_is_shown_with_its_origin(folder: Path):
 
 
 def test_json_is_one_document_even_with_warnings(folder: Path):
-    done = moerun(folder, "config", "--json", MOERUN_VRAM_LIMT="8G", MOERUN_STREAMING="cache")
+    done = moerun(folder, "config", "--json", MOERUN_VRAM_LIMT="8G", MOERUN_MAX_SWAP_SIZE="1G")
     document = json.loads(done.stdout)
     assert document["schema"] == 1
     assert set(document["settings"]) == {key.name for key in KEYS}
     assert document["settings"]["context"]["value"] == 4096
-    assert document["settings"]["memory_strategy.streaming"] == {
-        "value": "cache",
-        "origin": "MOERUN_STREAMING",
+    assert document["settings"]["memory_strategy.max_swap_size"] == {
+        "value": "1G",
+        "origin": "MOERUN_MAX_SWAP_SIZE",
     }
     assert "MOERUN_VRAM_LIMT is not a setting" in done.stderr
-    assert "streaming has no effect yet" in done.stderr
+    assert "max_swap_size has no effect yet" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["vram_limit", "memory_strategy.vram_limit"])

@@ -209,8 +209,8 @@ def test_no_models_at_hand_are_an_empty_table(capsys):
 
 
 def test_what_has_no_effect_yet_is_said(small: str, capsys):
-    assert main(["plan", small, "--machine", LAPTOP, "--streaming", "cache"]) == 0
-    assert "Note: streaming has no effect yet" in capsys.readouterr().err
+    assert main(["plan", small, "--machine", LAPTOP, "--max-swap", "1G"]) == 0
+    assert "Note: max_swap_size has no effect yet" in capsys.readouterr().err
 
 
 def test_workers_are_said_to_be_asked_later(small: str, capsys):

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from moerun.errors import ConfigError
 from moerun.places import config_folder, working_folder
-from moerun.planning.strategy import LoadMode, StreamingMode, Tier, Toggle
+from moerun.planning.strategy import LoadMode, Tier, Toggle
 from moerun.settings.description import DEFAULT_ORIGIN, LoadedSettings, Settings
 from moerun.settings.keys import (
     KEYS,
@@ -106,9 +106,6 @@ def later_keys(settings: Settings) -> tuple[str, ...]:
     asked = {
         "ssd_cache_path": strategy.ssd_cache_path is not None,
         "max_swap_size": strategy.max_swap_size is not None,
-        "preload_experts": bool(strategy.preload_experts),
-        "streaming": strategy.streaming in (StreamingMode.PAGING, StreamingMode.CACHE),
-        "load_mode": strategy.load_mode is LoadMode.STREAM,
     }
     return tuple(key.short for key in KEYS if asked.get(key.short))
 
@@ -119,7 +116,7 @@ def later_notice(settings: Settings) -> str | None:
     if not keys:
         return None
     verb = "has" if len(keys) == 1 else "have"
-    return f"{', '.join(keys)} {verb} no effect yet: experts are not streamed in this version"
+    return f"{', '.join(keys)} {verb} no effect yet: experts stream from the model's own files"
 
 
 def _of_files(

@@ -123,7 +123,7 @@ def test_what_is_piped_in_stands_before_the_words(moerun, model):
 
 
 def test_the_document_is_the_only_output_with_warnings_present(moerun, model):
-    done = moerun("run", model, "hi", *GREEDY, "--json", "--preload", "2")
+    done = moerun("run", model, "hi", *GREEDY, "--json", "--max-swap", "2G")
     document = json.loads(done.stdout)
     assert b"no effect yet" in done.stderr
     assert document["schema"] == 1
