@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from moerun.errors import ConfigError
 from moerun.places import config_folder, working_folder
-from moerun.planning.strategy import LoadMode, Tier, Toggle
+from moerun.planning.strategy import Tier, Toggle
 from moerun.settings.description import DEFAULT_ORIGIN, LoadedSettings, Settings
 from moerun.settings.keys import (
     KEYS,
