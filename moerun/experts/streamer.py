@@ -362,8 +362,8 @@ class Streamer:
         if missing:
             with self._lock:
                 asked_bytes = self._working.mechanism.prefetch(layer, missing)
-            if asked_bytes:
-                self._tally.note_ahead(asked_bytes, len(missing), is_decode=True)
+            experts_read = asked_bytes // self._slot_bytes[layer]
+            self._tally.note_ahead(asked_bytes, experts_read, is_decode=True)
         self._foretelling.expect(layer, experts, missing=missing, asked_bytes=asked_bytes)
 
     def _read_next_layer(self, layer: int, chosen: int) -> None:

@@ -15,9 +15,7 @@ from moerun.experts.trial import Trial, TrialRules, Verdict
 from moerun.planning.strategy import StreamingMode
 
 # Two turns of each, since the disk's speed drifts and changing costs nothing here.
-PRELOAD_RULES: Final = TrialRules(
-    settle_tokens=4, fewest_settle_tokens=2, stretch_tokens=12, rounds=2
-)
+PRELOAD_RULES: Final = TrialRules(fewest_settle_tokens=4, stretch_tokens=12, rounds=2)
 _LOOKING_TOKENS: Final = 8
 _MOST_SETTLING_TOKENS: Final = 48
 # A token that waits less than this share for experts cannot gain more than it.
@@ -115,7 +113,7 @@ class Tuner:
         if self._mechanisms is not None:
             self._feed_mechanisms(self._mechanisms, token_s, is_settled=is_settled)
         elif self._preloading is not None:
-            self._feed_preloading(self._preloading, token_s)
+            self._feed_preloading(self._preloading, token_s, is_settled=is_settled)
         else:
             self._look_on(token_s, stall_s, is_settled=is_settled)
 
@@ -168,8 +166,8 @@ class Tuner:
             rules=self._preload_rules,
         )
 
-    def _feed_preloading(self, trial: Trial, token_s: float) -> None:
-        trial.feed(token_s)
+    def _feed_preloading(self, trial: Trial, token_s: float, *, is_settled: bool) -> None:
+        trial.feed(token_s, is_settled=is_settled)
         self._setup = Setup(mechanism=self._setup.mechanism, preload_experts=int(trial.current))
         if trial.verdict is None:
             return
