@@ -20,6 +20,7 @@ from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
 from moerun.experts.latency import Latencies
 from moerun.experts.layout import page_slot_bytes
 from moerun.experts.model_memory import Matrix, ModelMemory
+from moerun.experts.page_reuse import PageReuse
 from moerun.experts.reader import Fetch, Read
 
 _NOTHING: Final = Supplied(hits=0, misses=0, read_bytes=0, evicted=0, stall_s=0.0)
@@ -46,11 +47,13 @@ class CacheMechanism:
         self._current: frozenset[ExpertKey] = frozenset()  # what the engine may be reading now
         self._passing: tuple[ExpertKey, ...] = ()  # of these, what has no place in the book
         self._latencies = Latencies()
+        self._pages = PageReuse(mappings_left=0)  # until the mappings are there to be counted
 
     def attach(self, mapped: Sequence[MappedFile]) -> None:
         """Take over the mappings of the files."""
         self._memory.attach(mapped)
         self._memory.give_own_memory()
+        self._pages = PageReuse()
 
     def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
         """Have the experts of a layer in memory."""
@@ -67,6 +70,7 @@ class CacheMechanism:
             if late:
                 self._memory.reader.hasten(late)
             missing = self._read(layer, sorted(request.misses), started_s)
+            self._pages.drop_rest()
         if not missing and not ahead:
             return _NOTHING if not wanted else self._supplied(request.hits, (), (), 0.0)
         for fetch in (*missing, *ahead):
@@ -84,12 +88,14 @@ class CacheMechanism:
             keys = sorted(request.entering)
             fetches = self._read(layer, keys, self._clock(), is_ahead=True)
             self._fetches.update(zip(keys, fetches, strict=True))
+            self._pages.drop_rest()
             return len(keys) * self._read_bytes(layer)
 
     def resize(self, cache_bytes: int) -> None:
         """Hold no more than that from now on; what is too much leaves at once."""
         with self._lock:
             self._discard(self._book.resize(cache_bytes, keep=self._current))
+            self._pages.drop_rest()
 
     def held_bytes(self) -> int:
         """Return the bytes of the experts that are held, by the books."""
@@ -140,6 +146,8 @@ class CacheMechanism:
         fetches = [Fetch(len(matrices), started_s) for _ in keys]
         reads: list[Read] = []
         for matrix in matrices:
+            for key in keys:
+                self._pages.fill(*matrix.core_span(key.expert))
             reads += self._reads(matrix, keys, fetches)
         self._memory.reader.submit(reads, is_ahead=is_ahead)
         return fetches
@@ -159,7 +167,7 @@ class CacheMechanism:
             begin = end
 
     def _discard(self, keys: Iterable[ExpertKey]) -> None:
-        """Give back the pages of experts that the book holds no more."""
+        """Offer the pages of experts that the book holds no more to those that come."""
         for key in keys:
             fetch = self._fetches.pop(key, None)
             if fetch is not None:
@@ -167,8 +175,11 @@ class CacheMechanism:
             held = self._held_of(key.layer)
             for matrix in self._memory.matrices[key.layer]:
                 first, last = matrix.own_span(key.expert, held)
-                if first < last:
-                    memory_map.drop(first, last)
+                inner_first, inner_last = matrix.core_span(key.expert)
+                self._pages.offer(inner_first, inner_last)
+                for begin, end in ((first, inner_first), (inner_last, last)):
+                    if begin < end:
+                        memory_map.drop(begin, end)
 
     def _held_of(self, layer: int) -> Callable[[int], bool]:
         """Return what tells whether an expert of a layer is held."""

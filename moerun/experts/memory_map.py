@@ -15,6 +15,7 @@ import errno
 import functools
 import mmap
 import os
+from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from moerun.errors import MachineError
@@ -31,6 +32,8 @@ _NO_RESERVE: Final = 0x4000
 _WILL_NEED: Final = 3
 _DO_NOT_NEED: Final = 4
 _NO_HUGE_PAGES: Final = 15
+_MOVE: Final = 1 | 2 | 4  # MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP
+_USUAL_MAPPINGS: Final = 65530  # vm.max_map_count, where it cannot be read
 _MOST_PAGES_AT_ONCE: Final = 1 << 16
 
 
@@ -65,6 +68,22 @@ def drop(first: int, last: int) -> None:
     """Give the memory of whole pages back."""
     if _library().madvise(first, last - first, _DO_NOT_NEED) != 0:
         _fail("give memory back", last - first)
+
+
+def move_pages(source: int, target: int, size_bytes: int) -> bool:
+    """Move whole pages to where others were mapped; False where the system cannot."""
+    return bool(_library().mremap(source, size_bytes, size_bytes, _MOVE, target) == target)
+
+
+def mappings_left(*, share: float) -> int:
+    """Return how many mappings this process may still make, of a share of all that it may have."""
+    try:
+        most = int(Path("/proc/sys/vm/max_map_count").read_text(encoding="ascii"))
+        with open("/proc/self/maps", "rb") as maps:
+            used = sum(1 for _ in maps)
+    except (OSError, ValueError):
+        most, used = _USUAL_MAPPINGS, _USUAL_MAPPINGS // 10
+    return max(0, int(most * share) - used)
 
 
 def will_need(first: int, last: int) -> None:
@@ -119,6 +138,8 @@ def _library() -> Any:
     pointer, size, number = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
     library.mmap.restype = pointer
     library.mmap.argtypes = (pointer, size, number, number, number, ctypes.c_int64)
+    library.mremap.restype = pointer
+    library.mremap.argtypes = (pointer, size, size, number, pointer)
     library.madvise.argtypes = (pointer, size, number)
     library.mincore.argtypes = (pointer, size, pointer)
     library.pread.restype = ctypes.c_ssize_t

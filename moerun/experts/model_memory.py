@@ -42,6 +42,12 @@ class Matrix:
             page_ceiling(self.address + (last + 1) * self.expert_bytes),
         )
 
+    def core_span(self, expert: int) -> tuple[int, int]:
+        """Return the whole pages that hold nothing but one expert; they may be none."""
+        start = self.address + expert * self.expert_bytes
+        first = page_ceiling(start)
+        return first, max(first, page_floor(start + self.expert_bytes))
+
     def own_span(self, expert: int, is_held: Callable[[int], bool]) -> tuple[int, int]:
         """Return the whole pages that nothing needs when an expert leaves; they may be none."""
         start = self.address + expert * self.expert_bytes

@@ -123,8 +123,10 @@ class Reader:
     def submit(self, reads: Iterable[Read], *, is_ahead: bool = False) -> None:
         """Begin reads, in their order."""
         with self._changed:
-            (self._ahead if is_ahead else self._wanted).extend(reads)
-            self._changed.notify_all()
+            waiting = self._ahead if is_ahead else self._wanted
+            before = len(waiting)
+            waiting.extend(reads)
+            self._changed.notify(len(waiting) - before)
 
     def hasten(self, fetches: Iterable[Fetch]) -> None:
         """Have what was only read ahead go before all else that was not begun."""
