@@ -89,7 +89,24 @@ def test_figures_that_move_layers_are_measured_again():
     runner = FakeRunner(compute_bytes=700 * MIB)
     measured_plan(runner, Strategy(gpu_margin_bytes=0), deciding=rig.deciding)
     assert runner.calls.count("measure") > 1
-    assert runner.calls.count("measure") <= 3
+    assert runner.calls.count("measure") <= 4
+
+
+def test_plans_that_call_for_each_other_end_with_figures_of_their_own():
+    class Swinging(FakeRunner):
+        """Measures much for many layers and little for few, so that no plan confirms itself."""
+
+        def measure(self, args):
+            self.compute_bytes = (700 if args.n_gpu_layers > 3 else 100) * MIB
+            return super().measure(args)
+
+    rig = Rig(gpus=(1500 * MIB,), model=a_model(dense=200 * MIB, expert=0))
+    runner = Swinging()
+    plan = measured_plan(runner, Strategy(gpu_margin_bytes=0), deciding=rig.deciding)
+
+    assert runner.calls.count("measure") == 4
+    (card,) = plan.devices
+    assert plan.ledger.kind_bytes(card, ChargeKind.COMPUTE) == runner.compute_bytes
 
 
 def test_a_full_device_gets_one_more_plan_with_a_larger_margin_and_a_fresh_process():

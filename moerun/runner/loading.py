@@ -18,6 +18,7 @@ from moerun.errors import EngineOutOfMemory, PlanError
 from moerun.experts.order import StreamingOrder
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.plan import Measurements, Plan
+from moerun.planning.recharge import charged_as_measured
 from moerun.planning.strategy import Strategy
 from moerun.units import format_gib
 
@@ -113,7 +114,8 @@ def measured_plan(runner: LoadingRunner, strategy: Strategy, *, deciding: Decidi
     """Return a plan that was made with the engine's own figures for its own shape.
 
     Figures hold for one context, micro-batch and count of layers on each device, so a plan that
-    they change in these is measured again.
+    they change in these is measured again. Two devices of one size may pass a layer to and fro for
+    ever; then the last plan stands, charged with what was measured of it.
     """
     plan = deciding.plan(strategy, None)
     for _ in range(_MOST_DRY_RUNS):
@@ -121,8 +123,9 @@ def measured_plan(runner: LoadingRunner, strategy: Strategy, *, deciding: Decidi
         shape = _shape(plan)
         plan = deciding.plan(strategy, measured)
         if _shape(plan) == shape:
-            break
-    return plan
+            return plan
+    own = charged_as_measured(plan, runner.measure(deciding.arguments(plan)))
+    return plan if own is None else own
 
 
 def with_larger_margin(strategy: Strategy, plan: Plan, device: DeviceId) -> Strategy:
