@@ -10,7 +10,7 @@ from moerun.experts.order import StreamingOrder
 from moerun.experts.routes import TraceHeader
 from moerun.experts.trace import read_trace, start_trace
 from moerun.experts.tuner import Setup
-from moerun.experts.tuning import Learned, TuningKey, tuning_path, write_tuning
+from moerun.experts.tuning import Learned, TuningKey, read_tuning, tuning_path, write_tuning
 from moerun.model.description import ModelFile
 from moerun.planning.strategy import StreamingMode
 from tests.streaming_fakes import Workshop, a_layout, a_routing, an_order
@@ -101,6 +101,14 @@ def test_what_an_earlier_run_found_is_not_tried_again(order, tmp_path):
     streamer.close()
 
 
+def test_a_run_that_ended_early_leaves_the_rest_to_be_tried(order, tmp_path):
+    write_tuning(tmp_path / "state", key_of(order), a_winner(order, preload_experts=None))
+    streamer = Opening().open(order)
+    assert streamer.tuner.setup == Setup(mechanism=PAGING)
+    assert streamer.tuner.may_preload
+    streamer.close()
+
+
 def test_what_is_asked_for_stands_above_what_was_found(order, tmp_path):
     write_tuning(tmp_path / "state", key_of(order), a_winner(order))
     forced = replace(order, mode=CACHE, preload_experts=0, reader_threads=2)
@@ -135,6 +143,32 @@ def test_a_winner_is_written_when_the_run_ends(order, tmp_path):
     again = Opening().open(replace(order, preload_experts=0))
     assert again.tuner.setup.mechanism is PAGING
     again.close()
+
+
+def run_long(opening, order):
+    streamer = opening.open(order)
+    for token in range(250):
+        first = ((2 * token) % 8, (2 * token + 1) % 8)
+        for layer in (0, 1):
+            streamer.supply(a_routing(layer, first, hidden=[0.0] * 8))
+        streamer.check()
+    streamer.close()
+    return streamer
+
+
+def test_a_mechanism_that_was_asked_for_is_no_winner(order, tmp_path):
+    opening = Opening()
+    opening.workshop.stalls = {CACHE: 0.05, PAGING: 0.05}
+    assert run_long(opening, replace(order, mode=PAGING)).tuner.has_learned
+    assert not (tmp_path / "state" / "tuning").exists()
+    write_tuning(
+        tmp_path / "state", key_of(order), a_winner(order, preload_experts=None, because="tried")
+    )
+    run_long(opening, replace(order, mode=PAGING))
+    learned, _ = read_tuning(tmp_path / "state", key_of(order))
+    assert learned is not None
+    assert (learned.mechanism, learned.preload_experts) == (PAGING, 0)
+    assert learned.because.startswith("tried; ")
 
 
 def test_what_was_used_most_comes_first_the_next_time(order):

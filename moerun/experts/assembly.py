@@ -146,16 +146,19 @@ class _Memory:
         uses = streamer.uses.by_layer()
         if any(any(layer) for layer in uses.values()):
             write_hot_set(self._state, merged(self._order.model_digest, self._hot, uses))
-        tuner = streamer.tuner
-        if tuner.has_learned:
+        tuner, before = streamer.tuner, self.learned
+        is_winner = before is not None and before.mechanism is tuner.setup.mechanism
+        # A mechanism that was asked for by name was not held against the other one.
+        if tuner.has_learned and (self._order.mode is StreamingMode.AUTO or is_winner):
+            earlier = [before.because] if before is not None else []
             learned = Learned(
                 model_digest=self._key.model_digest,
                 machine_fingerprint=self._key.machine_fingerprint,
                 engine_version=self._key.engine_version,
                 limit_bytes=self._key.limit_bytes,
                 mechanism=tuner.setup.mechanism,
-                preload_experts=tuner.setup.preload_experts,
-                because="; ".join(verdict.because for verdict in tuner.verdicts),
+                preload_experts=tuner.setup.preload_experts if tuner.is_done else None,
+                because="; ".join([*earlier, *(verdict.because for verdict in tuner.verdicts)]),
                 reader_threads=workshop.reader_threads,
                 read_bytes=workshop.read_bytes,
             )
@@ -178,7 +181,11 @@ def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
     ahead = order.preload_experts
     if ahead is not None:
         counts: tuple[int, ...] = ()
-    elif learned is not None and order.mode in (StreamingMode.AUTO, learned.mechanism):
+    elif (
+        learned is not None
+        and learned.preload_experts is not None
+        and order.mode in (StreamingMode.AUTO, learned.mechanism)
+    ):
         ahead, counts = learned.preload_experts, ()
     else:
         ahead, counts = 0, (order.layout.experts_used,)

@@ -85,8 +85,8 @@ class Tuner:
 
     @property
     def has_learned(self) -> bool:
-        """Whether trials were finished whose outcome is worth remembering."""
-        return self._is_done and bool(self._verdicts)
+        """Whether a trial was finished, whose outcome is worth remembering."""
+        return bool(self._verdicts)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:

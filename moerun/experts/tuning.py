@@ -48,15 +48,18 @@ class TuningKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Learned:
-    """The winner of an earlier run with its reader threads and read size, and why it won."""
+    """The winner of an earlier run with its reader threads and read size, and why it won.
+
+    `preload_experts` is None where the run ended before reading ahead was tried.
+    """
 
     model_digest: str
     machine_fingerprint: str
     engine_version: str
     limit_bytes: int
     mechanism: StreamingMode
-    preload_experts: int
     because: str
+    preload_experts: int | None = None
     reader_threads: int | None = None
     read_bytes: int | None = None
 
