@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -30,8 +31,8 @@ cache:                3.0 GiB at most now, 0.5 GiB at least, within 4.0 GiB for
 expert switch:        p50 3.1ms, p99 8.2ms, longest 1.5s, of 164
 SSD:                  1.34 GB/s while it was read past the page cache, 10.0 GiB
                       in all
-reading ahead:        8 experts of the next layer, 86.1% right; 2.0 GiB useful,
-                      1.0 GiB wasted
+reading ahead:        8 experts of the next layer, 86.1% of 1,000 foretold
+                      right; 2.0 GiB useful, 1.0 GiB wasted
 page faults:          12 that waited for storage
 memory saved:         6.0 GiB of the 9.0 GiB that full loading holds
 note:                 memory was short once
@@ -80,6 +81,12 @@ def test_nothing_asked_yet_is_blank():
     assert "reading ahead:        off" in text
     assert "page faults" not in text
     assert "held in RAM" not in text
+
+
+def test_reading_ahead_that_was_tried_and_left_off_keeps_its_figures():
+    assert SAMPLE.preloading is not None
+    sample = a_sample(preloading=replace(SAMPLE.preloading, experts_per_layer=0))
+    assert "off now, 86.1% of 1,000 foretold right" in "\n".join(shown(sample))
 
 
 def test_the_same_counters_follow_an_answer():

@@ -27,6 +27,7 @@ from moerun.experts.tally import Foretelling, Tally, UseCounts
 from moerun.experts.tuner import Setup, Tuner
 from moerun.experts.warm_start import WarmStart
 from moerun.planning.strategy import StreamingMode
+from moerun.units import format_gib
 
 _FULL_FRACTION: Final = 0.95
 # The system's count walks over all pages of the experts: at most this part of the time goes there.
@@ -235,6 +236,9 @@ class Streamer:
             notes += guard.notes()
         if warm is not None and warm.failure is not None:
             notes.append(f"the last run's experts are not read ahead: {warm.failure}")
+        if warm is not None and warm.read_bytes:
+            read = format_gib(warm.read_bytes)
+            notes.append(f"{read} of what earlier runs used most were read while nobody waited")
         return StreamingSample(
             at_s=now_s,
             mechanism=self._running.value,

@@ -205,9 +205,11 @@ def _preloading(sample: StreamingSample) -> str:
     ahead = sample.preloading
     if ahead is None or ahead.accuracy_fraction is None:
         return "off" if ahead is None or not ahead.experts_per_layer else "nothing foretold yet"
+    count = ahead.experts_per_layer
     return (
-        f"{ahead.experts_per_layer} experts of the next layer, {ahead.accuracy_fraction:.1%} "
-        f"right; {format_gib(ahead.useful_bytes)} useful, {format_gib(ahead.wasted_bytes)} wasted"
+        f"{f'{count} experts of the next layer' if count else 'off now'}, "
+        f"{ahead.accuracy_fraction:.1%} of {ahead.predicted:,} foretold right; "
+        f"{format_gib(ahead.useful_bytes)} useful, {format_gib(ahead.wasted_bytes)} wasted"
     )
 
 

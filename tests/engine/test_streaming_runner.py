@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +87,21 @@ def test_what_was_used_is_remembered_for_the_next_run(runner, tmp_path):
     runner.close()
     [hot] = (tmp_path / "state" / "hot").iterdir()
     assert '"model_digest": "demo"' in hot.read_text()
+
+
+def test_the_last_runs_experts_are_read_before_anybody_asks(runner, tmp_path):
+    order = an_order(tmp_path, model_digest="demo", mode=StreamingMode.CACHE)
+    runner.load(args_of(), streaming=order)
+    expected = answer(runner)
+    runner.load(args_of(), streaming=order)  # the model before is closed, and remembers
+    deadline_s = time.monotonic() + 60
+    while (held := runner.sample_streaming().held_experts) < 5:
+        assert time.monotonic() < deadline_s, f"only {held} experts were read"
+        time.sleep(0.05)
+    sample = runner.sample_streaming()
+    assert sample.decode.hits + sample.decode.misses + sample.prefill.misses == 0
+    assert "were read while nobody waited" in "".join(sample.notes)
+    assert answer(runner) == expected
 
 
 def test_a_file_that_changes_ends_the_answer_with_an_error(runner, tmp_path):
