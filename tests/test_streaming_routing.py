@@ -1,93 +1,74 @@
-"""The synthetic routing of `make bench-stream` is as cacheable as what was recorded."""
-
-from pathlib import Path
+"""The synthetic routing of `make bench-stream`: its parts, and what its likeness is measured by."""
 
 import numpy as np
 import pytest
 
-from benchmarks.streaming_models import (
-    FIRST_SKEWED,
-    FIRST_UNIFORM,
-    ROUTED_SHAPE,
-    SEED,
-    routed_vocabulary,
-)
-from benchmarks.streaming_routing import (
-    DECODED_TOKENS,
-    PROMPT_TOKENS,
-    Use,
-    chosen,
-    hit_fraction,
-    read_trace,
-    uses_of,
-)
-from moerun.experts.order import PolicyName
+from benchmarks.streaming_check import FRACTIONS, likeness_of
+from benchmarks.streaming_models import FIRST_SKEWED, FIRST_UNIFORM, routed_vocabulary
+from benchmarks.streaming_routing import BIAS_COLUMN, SKEWED, UNIFORM, embeddings, router
+from benchmarks.synthetic_model import SyntheticShape
+from moerun.experts.routes import Phase
+from moerun.experts.trace import read_trace
+from tests.traces import a_pass, a_trace, recorded_trace
 
-TRACE = Path(__file__).parents[2] / "shared" / "traces" / "qwen3-30b-a3b.route.csv"
 # LRU on the trace, one cache for all layers, by the share of the experts that it holds.
-RECORDED = {0.1: 0.500, 0.3: 0.880, 0.5: 0.963}
-LAYERS = 48
+RECORDED = (0.497, 0.879, 0.963)
 
 
-def slots(layers: int, fraction: float) -> int:
-    return int(128 * layers * fraction)
+def alike(rows: np.ndarray, apart: int) -> float:
+    """Return the mean likeness of rows so far apart, but for what all have in common."""
+    own = np.delete(rows, BIAS_COLUMN, axis=1)
+    own = own / np.linalg.norm(own, axis=1, keepdims=True)
+    return float(np.mean(np.sum(own[apart:] * own[:-apart], axis=1)))
 
 
-@pytest.fixture(scope="module")
-def vocabulary():
-    return routed_vocabulary(ROUTED_SHAPE, seed=SEED)
+def test_what_is_said_of_the_trace_is_so():
+    found = likeness_of(read_trace(recorded_trace("qwen3-30b-a3b")))
+    assert found.hit_fractions == pytest.approx(RECORDED, abs=0.002)
+    assert found.reused_fraction == pytest.approx(0.380, abs=0.002)
 
 
-def uses(vocabulary, first: int) -> tuple[Use, ...]:
-    rows = vocabulary.embeddings[first : first + PROMPT_TOKENS + DECODED_TOKENS]
-    choices = chosen(rows, vocabulary.routers, ROUTED_SHAPE.experts_used)
-    return uses_of(choices, prompt_tokens=PROMPT_TOKENS)
+def test_neighbours_are_alike_and_the_likeness_fades():
+    rows = embeddings(SKEWED, 400, 512, np.random.default_rng(0))
+    parts = np.square([SKEWED.fresh, SKEWED.fast, SKEWED.slow])
+    near = (parts[1] * np.exp(-1 / 2) + parts[2] * np.exp(-1 / 64)) / parts.sum()
+    assert alike(rows, 1) == pytest.approx(near, abs=0.05)
+    assert alike(rows, 16) == pytest.approx(parts[2] * np.exp(-16 / 64) / parts.sum(), abs=0.07)
+    assert set(rows[:, BIAS_COLUMN]) == {np.float32(SKEWED.popular)}
 
 
-@pytest.mark.skipif(not TRACE.exists(), reason="the recorded traces are not here")
-@pytest.mark.parametrize("fraction", RECORDED)
-def test_what_is_said_of_the_trace_is_so(fraction):
-    found = hit_fraction(read_trace(TRACE), slots=slots(LAYERS, fraction))
-    assert found == pytest.approx(RECORDED[fraction], abs=0.002)
+def test_uniform_tokens_have_nothing_in_common():
+    rows = embeddings(UNIFORM, 200, 512, np.random.default_rng(0))
+    assert alike(rows, 1) == pytest.approx(0, abs=0.02)
+    assert not rows[:, BIAS_COLUMN].any()
 
 
-@pytest.mark.parametrize("fraction", RECORDED)
-def test_the_skewed_script_hits_like_the_trace(vocabulary, fraction):
-    found = hit_fraction(uses(vocabulary, FIRST_SKEWED), slots=slots(ROUTED_SHAPE.layers, fraction))
-    assert found == pytest.approx(RECORDED[fraction], abs=0.03)
+def test_scores_have_one_size_whatever_the_width():
+    random = np.random.default_rng(0)
+    for width in (128, 1024):
+        hidden = random.standard_normal((100, width), dtype=np.float32)
+        hidden[:, BIAS_COLUMN] = 0
+        assert np.std(hidden @ router(64, width, random).T) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("fraction", [0.1, 0.3, 0.5])
-def test_the_uniform_script_gives_a_cache_little_more_than_its_share(vocabulary, fraction):
-    found = hit_fraction(
-        uses(vocabulary, FIRST_UNIFORM), slots=slots(ROUTED_SHAPE.layers, fraction)
+def test_one_vocabulary_holds_both_scripts():
+    shape = SyntheticShape(layers=2, width=64, experts=8)
+    found = routed_vocabulary(shape, seed=0)
+    assert found.embeddings.shape == (shape.vocabulary, shape.width)
+    assert len(found.routers) == shape.layers
+    assert (found.embeddings[FIRST_SKEWED:FIRST_UNIFORM, BIAS_COLUMN] != 0).all()
+    assert (found.embeddings[FIRST_UNIFORM:, BIAS_COLUMN] == 0).all()
+
+
+def test_likeness_counts_decoded_tokens_alone():
+    trace = a_trace(
+        [
+            a_pass((0, 1, 2), (0, 1), phase=Phase.PREFILL, tokens=2),
+            a_pass((0, 1), (2, 3)),
+            a_pass((0, 2), (2, 3)),
+        ]
     )
-    assert fraction - 0.05 < found < fraction + 0.05
-
-
-def test_a_cache_below_one_token_hits_nothing_by_recency():
-    cycle = [Use(is_counted=True, layer=layer, experts=(0, 1)) for layer in range(4)] * 3
-    assert hit_fraction(cycle, slots=6) == 0
-    assert hit_fraction(cycle, slots=8) == pytest.approx(2 / 3)
-    assert hit_fraction(cycle, slots=6, policy=PolicyName.FREQUENCY) > 0
-
-
-def test_a_prompt_is_one_batch_and_is_not_counted():
-    choices = np.array([[[0, 1]], [[1, 2]], [[2, 3]]])
-    assert uses_of(choices, prompt_tokens=2) == (
-        Use(is_counted=False, layer=0, experts=(0, 1, 2)),
-        Use(is_counted=True, layer=0, experts=(2, 3)),
-    )
-
-
-def test_a_trace_is_read_as_passes(tmp_path):
-    path = tmp_path / "trace.csv"
-    path.write_text(
-        "# a comment\nturn,phase,step,layer,slot,expert\n"
-        "0,0,0,5,0,7\n0,0,1,5,0,8\n0,0,1,5,1,7\n0,1,0,5,0,9\n0,1,0,6,0,1\n"
-    )
-    assert read_trace(path) == (
-        Use(is_counted=False, layer=5, experts=(7, 8)),
-        Use(is_counted=True, layer=5, experts=(9,)),
-        Use(is_counted=True, layer=6, experts=(1,)),
-    )
+    found = likeness_of(trace)
+    assert found.reused_fraction == pytest.approx(3 / 4)
+    assert len(found.hit_fractions) == len(FRACTIONS)
+    assert found.hit_fractions[-1] == pytest.approx(6 / 8)

@@ -7,11 +7,9 @@ import pytest
 
 from benchmarks.streaming_job import Job, Side, Streaming
 from benchmarks.streaming_ours import Ours
-from benchmarks.streaming_routing import chosen, embeddings, router
+from benchmarks.streaming_routing import SKEWED, embeddings, router
 from benchmarks.streaming_side import Stock, carry_out
 from benchmarks.synthetic_model import RoutedVocabulary, SyntheticShape, write_synthetic_model
-from moerun.experts.interface import ExpertKey
-from moerun.experts.trace import read_trace
 from moerun.planning.strategy import StreamingMode
 
 pytestmark = pytest.mark.engine
@@ -24,8 +22,6 @@ PROMPT, DECODED = tuple(range(300, 306)), tuple(range(306, 326))
 
 @pytest.fixture(scope="module")
 def routed() -> RoutedVocabulary:
-    from benchmarks.streaming_routing import SKEWED
-
     random = np.random.default_rng(3)
     return RoutedVocabulary(
         embeddings=embeddings(SKEWED, SHAPE.vocabulary, SHAPE.width, random),
@@ -68,19 +64,8 @@ def test_both_sides_compute_the_same(model, tmp_path, mode):
         assert found.sample.decode.tokens == len(DECODED)
 
 
-def test_the_engine_routes_as_the_embeddings_say_and_as_is_simulated(model, routed, tmp_path):
-    path = str(tmp_path / "trace.csv")
-    job = a_job(model, Side.OURS, tmp_path, trace=path)
+def test_the_simulator_counts_what_the_engine_counted(model, tmp_path):
+    job = a_job(model, Side.OURS, tmp_path, trace=str(tmp_path / "trace.csv"))
     outcome = carry_out(job, Ours(job))
     assert outcome.sample is not None
     assert outcome.simulated_hit_fraction == outcome.sample.decode.hit_fraction
-    decoded = read_trace(path).passes[1:]
-    wanted = chosen(routed.embeddings[list(DECODED)], routed.routers, SHAPE.experts_used)
-    agreeing = [
-        ExpertKey(choice.layer, expert)
-        in {ExpertKey(choice.layer, e) for e in wanted[token, choice.layer]}
-        for token, each in enumerate(decoded)
-        for choice in each.choices
-        for expert in choice.experts
-    ]
-    assert np.mean(agreeing) > 0.9
