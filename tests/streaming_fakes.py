@@ -11,9 +11,9 @@ from moerun.experts.book import CacheBook
 from moerun.experts.interface import ExpertKey, Supplied
 from moerun.experts.layout import ExpertLayout, FileRange, StreamedTensor
 from moerun.experts.order import PolicyName, StreamingOrder
+from moerun.experts.parts import Parts, Working
 from moerun.experts.policy import make_policy
 from moerun.experts.prediction import RouterPredictor
-from moerun.experts.streamer import Parts, Working
 from moerun.model.description import ModelFile
 from moerun.planning.strategy import StreamingMode
 

@@ -17,9 +17,10 @@ from moerun.experts.hot_set import HotSet, merged, read_hot_set, write_hot_set
 from moerun.experts.interface import ExpertKey
 from moerun.experts.mechanisms import Mechanisms
 from moerun.experts.order import StreamingOrder
+from moerun.experts.parts import Guard, Parts, Working
 from moerun.experts.prediction import RouterPredictor, open_predictor
 from moerun.experts.pressure import MemoryGuard
-from moerun.experts.streamer import Guard, Parts, Streamer, Working
+from moerun.experts.streamer import Streamer
 from moerun.experts.trace import traced_supplier
 from moerun.experts.tuner import Choices, Setup, Tuner
 from moerun.experts.tuning import Learned, TuningKey, read_tuning, write_tuning

@@ -11,9 +11,9 @@ from moerun.experts.cache import CacheMechanism
 from moerun.experts.model_memory import ModelMemory
 from moerun.experts.order import StreamingOrder
 from moerun.experts.paging import PagingMechanism
+from moerun.experts.parts import Working
 from moerun.experts.policy import DEFAULT_POLICY, make_policy
 from moerun.experts.reader import READER_THREADS
-from moerun.experts.streamer import Working
 from moerun.planning.strategy import StreamingMode
 
 

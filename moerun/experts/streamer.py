@@ -11,19 +11,18 @@ Does not know: how bytes are moved, which expert leaves, what a router is, or wh
 
 import itertools
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from moerun.engine.interface import MappedFile, Routing
 from moerun.errors import MachineError, MoerunError
-from moerun.experts.counters import Latency, StreamingSample
-from moerun.experts.interface import CachePolicy, ExpertKey, Mechanism
+from moerun.experts.counters import StreamingSample
+from moerun.experts.interface import ExpertKey
 from moerun.experts.layout import ExpertLayout
 from moerun.experts.order import StreamingOrder
+from moerun.experts.parts import Parts, Working
 from moerun.experts.prediction import RouterPredictor
-from moerun.experts.tally import Foretelling, Tally, UseCounts
+from moerun.experts.tally import Foretelling, Pass, Tally, UseCounts
 from moerun.experts.tuner import Setup, Tuner
 from moerun.experts.warm_start import WarmStart
 from moerun.planning.strategy import StreamingMode
@@ -35,56 +34,6 @@ _COUNTING_PARTS: Final = 50
 # A batch that needs so much of one layer is taken to need all of the next.
 _NEARLY_ALL_FRACTION: Final = 0.75
 _LAYERS_OF_ROOM: Final = 4
-
-
-class Guard(Protocol):
-    """What watches over a run: the files, or the memory of the machine."""
-
-    def attach(self, streamer: "Streamer") -> None:
-        """Begin to watch."""
-        ...
-
-    def check(self) -> None:
-        """Raise when what was computed must not leave."""
-        ...
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what it saw that people should know."""
-        ...
-
-    def close(self) -> None:
-        """End watching."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Working:
-    """A mechanism with its policy, and how long switches of experts took."""
-
-    mechanism: Mechanism
-    policy: CachePolicy
-    latency: Callable[[], Latency | None] = lambda: None
-    notes: Callable[[], tuple[str, ...]] = lambda: ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a streamer is made of.
-
-    `start` makes a mechanism with an empty policy for so many bytes, `end` ends what they share.
-    `foresee` opens what foretells routers, with a note where not all can be. `hot` is what the
-    last run used most. `reading` tells bytes read past the page cache, and the time of it.
-    """
-
-    start: Callable[[StreamingMode, int], Working]
-    foresee: Callable[[Sequence[MappedFile]], tuple[RouterPredictor, str | None]]
-    guards: tuple[Guard, ...] = ()
-    hot: tuple[ExpertKey, ...] = ()
-    notes: tuple[str, ...] = ()
-    end: Callable[[], None] = lambda: None
-    faults: Callable[[], int | None] = lambda: None
-    reading: Callable[[], tuple[int, float]] | None = None
-    clock: Callable[[], float] = time.monotonic
 
 
 class Streamer:
@@ -115,7 +64,7 @@ class Streamer:
         self._lock = threading.Lock()
         self._looking = threading.Lock()  # a mechanism that is looked at stays attached
         self._tally = Tally(at_s=parts.clock())
-        self._pass = _Pass()
+        self._pass = Pass()
         self._is_sound = True
         self._predictor: RouterPredictor | None = None
         self._cannot_foretell = False
@@ -423,33 +372,3 @@ class Streamer:
                 took_s = self._parts.clock() - now_s
                 self._resident = (now_s + _COUNTING_PARTS * took_s, counted_bytes)
             return self._resident[1]
-
-
-class _Pass:
-    """The present run through the layers; times are of the streamer's clock."""
-
-    __slots__ = (
-        "ended_s",
-        "is_decode",
-        "is_open",
-        "layer",
-        "rows",
-        "stall_s",
-        "started_s",
-        "supplied_s",
-    )
-
-    def __init__(self) -> None:
-        self.is_open = False
-        self.is_decode = False
-        self.layer = -1
-        self.rows = 0
-        self.started_s = self.supplied_s = self.ended_s = self.stall_s = 0.0
-
-    def begin(self, now_s: float) -> None:
-        """Begin; the first layer whose rows are seen tells them, since the last may have fewer."""
-        self.is_open = True
-        self.is_decode = False
-        self.rows = 0
-        self.started_s = self.supplied_s = now_s
-        self.stall_s = 0.0

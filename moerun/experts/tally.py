@@ -219,3 +219,33 @@ class Foretelling:
             read_bytes=self.read_bytes,
             useful_bytes=self.useful_bytes,
         )
+
+
+class Pass:
+    """The present run through the layers; times are of the streamer's clock."""
+
+    __slots__ = (
+        "ended_s",
+        "is_decode",
+        "is_open",
+        "layer",
+        "rows",
+        "stall_s",
+        "started_s",
+        "supplied_s",
+    )
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.is_decode = False
+        self.layer = -1
+        self.rows = 0
+        self.started_s = self.supplied_s = self.ended_s = self.stall_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """Begin; the first layer whose rows are seen tells them, since the last may have fewer."""
+        self.is_open = True
+        self.is_decode = False
+        self.rows = 0
+        self.started_s = self.supplied_s = now_s
+        self.stall_s = 0.0
