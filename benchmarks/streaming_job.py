@@ -12,6 +12,8 @@ from moerun.experts.counters import StreamingSample
 from moerun.experts.order import PolicyName
 from moerun.planning.strategy import StreamingMode
 
+LEAST_BUSY_S = 0.05  # of less, the kernel's clock ticks make no rate
+
 
 class Side(StrEnum):
     """Who decodes."""
@@ -106,10 +108,20 @@ class Outcome:
 
     @property
     def busy_bytes_per_s(self) -> float | None:
-        """The disk's rate while anything was being read, over the decoded tokens."""
+        """The rate while anything was being read, over the decoded tokens.
+
+        By the counters of moerun's own readers, which no other program is in; else by the disk's.
+        None where next to nothing was read.
+        """
+        first, last = self.first_sample, self.sample
+        if first is not None and last is not None:
+            busy_s = (last.storage_busy_s or 0.0) - (first.storage_busy_s or 0.0)
+            read_bytes = (last.storage_read_bytes or 0) - (first.storage_read_bytes or 0)
+            if busy_s > LEAST_BUSY_S:
+                return read_bytes / busy_s
         busy_s = self.last.disk_busy_s - self.first.disk_busy_s
         read_bytes = self.last.disk_bytes - self.first.disk_bytes
-        return read_bytes / busy_s if busy_s > 0.05 else None
+        return read_bytes / busy_s if busy_s > LEAST_BUSY_S else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,19 @@ def test_an_outcome_counts_the_first_token_from_loading_on():
     assert outcome.later_tokens_per_s == pytest.approx(5.0)
     assert outcome.decoded_bytes == 440
     assert outcome.busy_bytes_per_s == pytest.approx(1000.0)
+
+
+def test_the_rate_while_reading_is_of_the_readers_where_they_count():
+    first = replace(
+        a_sample(hits=0, misses=0, read_bytes=0), storage_read_bytes=100, storage_busy_s=1.0
+    )
+    last = replace(first, storage_read_bytes=700, storage_busy_s=1.5)
+    outcome = replace(OURS.outcome, first_sample=first, sample=last)
+    assert outcome.busy_bytes_per_s == pytest.approx(1200.0)
+    by_the_kernel = replace(outcome, sample=first)
+    assert by_the_kernel.busy_bytes_per_s == pytest.approx(1000.0)
+    idle = replace(by_the_kernel, last=by_the_kernel.first)
+    assert idle.busy_bytes_per_s is None
 
 
 def test_ratios_are_of_runs_beside_each_other():
