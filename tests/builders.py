@@ -68,6 +68,7 @@ def a_layer(
     parts: Sequence[ExpertPart] = PARTS,
     kv_values: int = 0,
     has_biases: bool = False,
+    expert_count: int = 8,
 ) -> Layer:
     """Return a layer: `experts` are the bytes of its parts, a token keeps `kv_values` in F16."""
     tensors = [a_tensor(f"blk.{index}.attn_q.weight", dense, layer=index)]
@@ -80,7 +81,7 @@ def a_layer(
                 role=TensorRole.EXPERT,
                 layer=index,
                 part=part,
-                shape=(512, 512, 8),
+                shape=(512, 512, expert_count),
             )
         )
         if bias:
@@ -91,7 +92,7 @@ def a_layer(
                     role=TensorRole.EXPERT,
                     layer=index,
                     part=part,
-                    shape=(512, 8),
+                    shape=(512, expert_count),
                 )
             )
     spec = AttentionSpec(kv_heads=1, key_length=kv_values // 2, value_length=kv_values // 2)
@@ -116,7 +117,11 @@ def a_model(
     if isinstance(layers, int):
         layers = tuple(
             a_layer(
-                index, dense=dense, experts=(expert,) * 3 if expert else (), kv_values=kv_values
+                index,
+                dense=dense,
+                experts=(expert,) * 3 if expert else (),
+                kv_values=kv_values,
+                expert_count=expert_count,
             )
             for index in range(layers)
         )

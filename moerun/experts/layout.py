@@ -10,24 +10,12 @@ Knows: slices of files, by layer and expert.
 Does not know: addresses, memory, or which experts are held.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from moerun.errors import UnsupportedModel
 from moerun.machine.description import HOST, SSD, DeviceId
-from moerun.model.description import (
-    ExpertPart,
-    Layer,
-    Model,
-    ModelFile,
-    Tensor,
-    TensorUse,
-)
-
-_COMPUTED: Final = (ExpertPart.GATE, ExpertPart.UP, ExpertPart.GATE_UP, ExpertPart.DOWN)
-_MATRIX_DIMENSIONS: Final = 3  # columns, rows, experts
+from moerun.model.description import Model, ModelFile, Tensor, TensorUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +117,7 @@ def expert_layout(
     streamed = tuple(
         _streamed(tensor, layer.index)
         for layer in model.layers
-        for tensor in _routed_matrices(layer, model.expert_count)
+        for tensor in layer.routed_matrices(model.expert_count)
         if tensor.name in here
     )
     names = {tensor.name for tensor in streamed}
@@ -148,24 +136,6 @@ def _is_on_host(tensor: Tensor, devices: Mapping[str, DeviceId], model: Model) -
     if tensor.use is not TensorUse.REPEATED:
         return False
     return any(devices[t.name] == HOST for layer in model.layers for t in layer.dense_tensors)
-
-
-def _routed_matrices(layer: Layer, expert_count: int) -> Sequence[Tensor]:
-    """Return the matrices that the router's choice selects slices of, as they are computed.
-
-    Where a layer has two sets of experts, those of the model's own count are meant; two of one
-    count cannot be told apart, and none is returned.
-    """
-    found = [
-        tensor
-        for tensor in layer.expert_tensors
-        if tensor.part is not None and len(tensor.shape) == _MATRIX_DIMENSIONS
-    ]
-    if len({tensor.shape[-1] for tensor in found}) > 1:
-        found = [tensor for tensor in found if tensor.shape[-1] == expert_count]
-    if any(count > 1 for count in Counter(tensor.part for tensor in found).values()):
-        return ()
-    return sorted(found, key=lambda tensor: _COMPUTED.index(tensor.part or ExpertPart.GATE))
 
 
 def _streamed(tensor: Tensor, layer: int) -> StreamedTensor:

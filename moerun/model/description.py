@@ -6,6 +6,7 @@ Does not know: file formats, tensor naming, devices, or the engine.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class TensorRole(StrEnum):
@@ -30,6 +31,10 @@ class ExpertPart(StrEnum):
     UP = "up"
     DOWN = "down"
     GATE_UP = "gate_up"
+
+
+_COMPUTED: Final = (ExpertPart.GATE, ExpertPart.UP, ExpertPart.GATE_UP, ExpertPart.DOWN)
+_MATRIX_DIMENSIONS: Final = 3  # columns, rows, experts
 
 
 class TensorUse(StrEnum):
@@ -159,6 +164,23 @@ class Layer:
     def expert_part_bytes(self, part: ExpertPart) -> int:
         """Bytes of one part of all experts of the layer."""
         return sum(t.size_bytes for t in self.expert_tensors if t.part is part)
+
+    def routed_matrices(self, expert_count: int) -> tuple[Tensor, ...]:
+        """Return the matrices that the router's choice selects slices of, as they are computed.
+
+        Where a layer has two sets of experts, those of the model's own count are meant; two of
+        one count cannot be told apart, and none is returned.
+        """
+        found = [
+            tensor
+            for tensor in self.expert_tensors
+            if tensor.part is not None and len(tensor.shape) == _MATRIX_DIMENSIONS
+        ]
+        if len({tensor.shape[-1] for tensor in found}) > 1:
+            found = [tensor for tensor in found if tensor.shape[-1] == expert_count]
+        if len({tensor.part for tensor in found}) < len(found):
+            return ()
+        return tuple(sorted(found, key=lambda t: _COMPUTED.index(t.part or ExpertPart.GATE)))
 
     @property
     def is_sparse(self) -> bool:

@@ -75,7 +75,7 @@ def streaming_plan(at: Situation, candidate: Candidate) -> StreamingPlan | None:
         cache_bytes=cache.cache_bytes,
         minimum_bytes=cache.minimum_bytes,
         cycle_bytes=cache.cycle_bytes,
-        expert_bytes=candidate.ssd_expert_bytes,
+        expert_bytes=cache.expert_bytes,
         preload_experts=strategy.preload_experts,
         is_adaptive=strategy.allocation_policy is AllocationPolicy.ADAPTIVE,
     )
@@ -247,7 +247,7 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
         Charge(
             device=HOST,
             kind=ChargeKind.STAGING,
-            size_bytes=staging,
+            size_bytes=staging + (0 if candidate.cache is None else candidate.cache.beside_bytes),
             confidence=Confidence.DERIVED,
         ),
         Charge(

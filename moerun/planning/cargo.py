@@ -186,6 +186,11 @@ def _held_back(
     return tuple(free), held
 
 
+def sum_bytes(parts: Sequence[PartBytes]) -> int:
+    """Return the bytes of all parts of all layers."""
+    return sum(size for layer in parts for _, size in layer)
+
+
 def fill_from_the_end(
     parts: Sequence[PartBytes], room_bytes: int, *, split_layers: bool
 ) -> tuple[PartBytes, ...]:

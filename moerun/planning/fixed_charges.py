@@ -28,7 +28,7 @@ from moerun.model.description import (
 )
 from moerun.planning.plan import ChargeKind, Confidence, Measurements
 from moerun.planning.strategy import Strategy, Toggle
-from moerun.units import MIB
+from moerun.units import KIB, MIB
 
 # What a driver takes on the device before the first tensor. Assumed: round figures from use.
 RUNTIME_BYTES: Final[dict[GpuBackend, int]] = {
@@ -40,8 +40,13 @@ RUNTIME_BYTES: Final[dict[GpuBackend, int]] = {
     GpuBackend.RPC: 0,  # the worker's own context is there before its free memory is asked
     GpuBackend.OTHER: 256 * MIB,
 }
-HOST_RUNTIME_BYTES: Final = 256 * MIB  # Python, the engine's libraries, the vocabulary
-HOST_RUNTIME_WITH_GPU_BYTES: Final = 512 * MIB  # and the driver's share of the process
+# What a runner's process takes beside all buffers: Python, numpy, the engine and their code; the
+# engine's tables of tokens and merges; its graphs and what is kept of each layer. It comes to 57 to
+# 110 MiB, and is held by tests/engine/test_host_runtime.py.
+HOST_PROGRAM_BYTES: Final = 64 * MIB
+HOST_TOKEN_BYTES: Final = 320
+HOST_LAYER_BYTES: Final = 256 * KIB
+HOST_DRIVER_BYTES: Final = 384 * MIB  # a GPU driver's share of the process; assumed
 
 # Backends whose `offload_op` takes large batches of host weights to the device.
 OFFLOADING: Final = frozenset(
@@ -130,10 +135,16 @@ def runtime(gpu: Gpu) -> Sized:
     return Sized(size_bytes=RUNTIME_BYTES[gpu.backend], confidence=Confidence.ASSUMED)
 
 
-def host_runtime(*, with_gpu: bool) -> Sized:
+def host_runtime(model: Model, *, with_gpu: bool) -> Sized:
     """Return what the process itself takes."""
-    size = HOST_RUNTIME_WITH_GPU_BYTES if with_gpu else HOST_RUNTIME_BYTES
-    return Sized(size_bytes=size, confidence=Confidence.ASSUMED)
+    size = (
+        HOST_PROGRAM_BYTES
+        + model.vocabulary_size * HOST_TOKEN_BYTES
+        + len(model.layers) * HOST_LAYER_BYTES
+    )
+    if with_gpu:
+        return Sized(size_bytes=size + HOST_DRIVER_BYTES, confidence=Confidence.ASSUMED)
+    return Sized(size_bytes=size, confidence=Confidence.DERIVED)
 
 
 def compute(

@@ -5,7 +5,7 @@ Does not know: which context is tried next, or how a plan is written down.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from math import inf
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from moerun.machine.description import HOST, DeviceId, Gpu
 from moerun.model.description import ExpertPart
 from moerun.planning import streaming
-from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end
+from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end, sum_bytes
 from moerun.planning.fixed_charges import Work
 from moerun.planning.packing import Freight, Run, cut
 from moerun.planning.situation import (
@@ -55,7 +55,11 @@ class HostNeed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One way to place everything. `ram_parts` and `ssd_parts` have an entry for each layer."""
+    """One way to place everything. `ram_parts` and `ssd_parts` have an entry for each layer.
+
+    `cache` is what experts on SSD stream through, one below its floor only where streaming was
+    asked for, since it is what does not fit then; `missed_cache` is one that was left out for that.
+    """
 
     devices: tuple[DeviceId, ...]
     runs: tuple[Run, ...]
@@ -71,6 +75,7 @@ class Candidate:
     bandwidth_bytes_per_s: float
     fits: bool
     cache: CacheRoom | None = None
+    missed_cache: CacheRoom | None = None
 
     @property
     def is_pipelined(self) -> bool:
@@ -82,7 +87,9 @@ class Candidate:
         """Return how much host memory is missing; 0 when it fits."""
         if self.fits:
             return 0
-        held = self.ram_expert_bytes if self.cache is None else self.cache.minimum_bytes
+        held = self.ram_expert_bytes
+        if self.cache is not None:
+            held = self.cache.minimum_bytes + self.cache.beside_bytes
         return self.need.total_bytes + held - self.room_bytes
 
     @property
@@ -138,7 +145,7 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
     """Yield sets of GPUs, without and with staging, and a rank that none of them can beat."""
     load = at.problem.cargo
     dense, movable = at.freight.dense_sums_bytes[-1], at.freight.expert_sums_bytes[-1]
-    held = sum(size for parts in load.host_parts for _, size in parts)
+    held = sum_bytes(load.host_parts)
     for devices in device_sets(at.problem):
         count = len(devices)
         if not devices:
@@ -281,8 +288,7 @@ def _host_need(
     staging = 0
     has_ram = Tier.RAM in problem.strategy.hierarchy
     if not has_ram and problem.model.expert_count and streaming.obstacle(problem) is not None:
-        left_bytes = sum(size for parts in left for _, size in parts)
-        staging = left_bytes * problem.model.experts_used // problem.model.expert_count
+        staging = sum_bytes(left) * problem.model.experts_used // problem.model.expert_count
     return HostNeed(
         work=work,
         fixed_bytes=fixed,
@@ -316,16 +322,23 @@ def _with_host(
         expert_room = min(expert_room, limit - pinned)
     ram = fill_from_the_end(left, max(0, expert_room), split_layers=problem.strategy.split_layers)
     fits = need.total_bytes <= room
-    cache = None
-    if ram != left or streaming.is_forced(problem):
-        cache = _cache(problem, left, expert_room if limit is not None else room - need.total_bytes)
+    nothing = tuple(() for _ in left)
+    has_room = ram == left and not streaming.is_forced(problem)
+    cache = _cache(
+        problem,
+        nothing if has_room else left,  # what pins put on SSD streams beside what RAM holds
+        room - need.total_bytes - (sum_bytes(ram) if has_room else 0),
+        host_layers=runs[0].first if runs else problem.cargo.layer_count,
+    )
+    missed = None
+    if cache is not None and not (cache.is_enough or streaming.is_forced(problem)):
+        cache, missed = None, cache
     if cache is not None:
-        ram = tuple(() for _ in left)
+        ram = ram if has_room else nothing
         fits = fits and cache.is_enough
     if not problem.may_use_ssd and ram != left:
         ram, fits = left, False
-    ram_bytes = sum(size for parts in ram for _, size in parts)
-    left_bytes = sum(size for parts in left for _, size in parts)
+    ram_bytes = sum_bytes(ram)
     return Candidate(
         devices=tuple(gpu.id for gpu in devices),
         runs=runs,
@@ -339,7 +352,7 @@ def _with_host(
             for whole, kept in zip(left, ram, strict=True)
         ),
         ram_expert_bytes=ram_bytes,
-        ssd_expert_bytes=left_bytes - ram_bytes,
+        ssd_expert_bytes=sum_bytes(left) - ram_bytes,
         remote_layers=sum(
             run.end - run.first for gpu, run in zip(devices, runs, strict=True) if gpu.is_remote
         ),
@@ -348,20 +361,14 @@ def _with_host(
         ),
         fits=fits,
         cache=cache,
+        missed_cache=missed,
     )
 
 
-def _cache(problem: Problem, left: tuple[PartBytes, ...], room_bytes: int) -> CacheRoom | None:
-    """Return the cache through which experts stream, None where they are mapped or held.
-
-    Without RAM in the hierarchy it is as small as can be. One below its floor is returned only
-    where streaming was asked for, since it is what does not fit then.
-    """
+def _cache(
+    problem: Problem, left: tuple[PartBytes, ...], room_bytes: int, *, host_layers: int
+) -> CacheRoom | None:
+    """Return the cache through which experts may stream, None where they are mapped or held."""
     if Tier.SSD not in problem.strategy.hierarchy or streaming.obstacle(problem) is not None:
         return None
-    found = streaming.cache_room(problem, left, max(0, room_bytes))
-    if found is None:
-        return None
-    if Tier.RAM not in problem.strategy.hierarchy:
-        found = replace(found, cache_bytes=min(found.cache_bytes, found.minimum_bytes))
-    return found if found.is_enough or streaming.is_forced(problem) else None
+    return streaming.cache_room(problem, left, max(0, room_bytes), host_layers=host_layers)

@@ -185,7 +185,7 @@ def host_charges(
         ubatch_tokens=problem.strategy.ubatch_tokens,
     )
     return (
-        (ChargeKind.RUNTIME, fixed_charges.host_runtime(with_gpu=with_gpu)),
+        (ChargeKind.RUNTIME, fixed_charges.host_runtime(problem.model, with_gpu=with_gpu)),
         (ChargeKind.COMPUTE, compute),
     )
 
