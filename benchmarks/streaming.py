@@ -36,7 +36,7 @@ import psutil
 from benchmarks.streaming_child import ChildFailed, run_job
 from benchmarks.streaming_disk import best_direct_rate
 from benchmarks.streaming_job import Job, Run, Side, Streaming
-from benchmarks.streaming_machine import Disk, NoControlGroup, drop_caches
+from benchmarks.streaming_machine import Disk, Unmeasurable, alone, drop_caches
 from benchmarks.streaming_models import NAMES, BenchmarkModel, open_model
 from benchmarks.streaming_report import SCHEMA, Comparison, Round, comparison_lines, profile_lines
 from moerun.codec import to_plain
@@ -235,8 +235,9 @@ def main() -> None:
     """Measure, print, and write the document if a file is named."""
     options = read_options(sys.argv[1:])
     try:
-        comparisons = measure(options)
-    except (ChildFailed, NoControlGroup) as error:
+        with alone():
+            comparisons = measure(options)
+    except (ChildFailed, Unmeasurable) as error:
         sys.exit(f"Error: {error}")
     if options.json_path is not None:
         document = {"schema": SCHEMA, "comparisons": to_plain(comparisons)}

@@ -18,6 +18,8 @@ from typing import Final
 from benchmarks.streaming_job import Job, Outcome, Run
 from benchmarks.streaming_machine import (
     MemoryGroup,
+    Unmeasurable,
+    cached_bytes,
     drop_caches,
     memory_group,
     processors_busy_s,
@@ -27,6 +29,7 @@ from moerun.codec import from_plain, to_plain
 
 SAMPLE_S: Final = 0.1
 LOG_LINES: Final = 12
+MOST_KEPT_FRACTION: Final = 0.01
 
 
 class ChildFailed(RuntimeError):
@@ -34,8 +37,18 @@ class ChildFailed(RuntimeError):
 
 
 def run_job(job: Job, *, limit_bytes: int | None, timeout_s: float) -> Run:
-    """Drop the caches, run the job in a child, and return what both saw. Raises ChildFailed."""
-    drop_caches([Path(job.model_path)])
+    """Drop the caches, run the job in a child, and return what both saw.
+
+    Raises ChildFailed, and Unmeasurable where the file's pages cannot be dropped.
+    """
+    path = Path(job.model_path)
+    drop_caches([path])
+    kept_bytes = cached_bytes(path)
+    if kept_bytes > MOST_KEPT_FRACTION * path.stat().st_size:
+        raise Unmeasurable(
+            f"{kept_bytes:,} bytes of {path} stay in memory though caches were dropped: some other "
+            "program has it open, and they would be charged to nobody's limit"
+        )
     with ExitStack() as stack:
         group = None
         if limit_bytes is not None:

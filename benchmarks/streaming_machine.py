@@ -9,7 +9,11 @@ Knows: /sys and /proc, and how they are put back.
 Does not know: models, engines, or what is measured.
 """
 
+import ctypes
+import fcntl
+import mmap
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+import numpy as np
+
 READ_AHEAD_KB: Final = 128
 _GROUPS: Final = Path("/sys/fs/cgroup")
 _SECTOR_BYTES: Final = 512
 _REMOVE_WITHIN_S: Final = 5.0
 
 
-class NoControlGroup(RuntimeError):
+class Unmeasurable(RuntimeError):
+    """What is on this machine now would make every figure wrong."""
+
+
+class NoControlGroup(Unmeasurable):
     """No limit can be set for a child."""
 
 
@@ -136,6 +146,33 @@ def _remove(folder: Path) -> None:
             return
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Hold off every other measurement on this machine; Unmeasurable when one is under way.
+
+    Two of them would drop each other's caches and restore each other's read-ahead.
+    """
+    with Path(tempfile.gettempdir(), "moerun-bench.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Unmeasurable("another measurement of streaming runs; wait for its end") from error
+        yield
+
+
+def cached_bytes(path: Path) -> int:
+    """Return how much of a file is in the page cache."""
+    size_bytes, page_bytes = path.stat().st_size, mmap.PAGESIZE
+    library = ctypes.CDLL(None, use_errno=True)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        pages = (ctypes.c_ubyte * (-(-size_bytes // page_bytes)))()
+        # The address of a mapping that may not be written is had by numpy alone.
+        address = np.frombuffer(mapped, np.uint8).ctypes.data
+        if library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), pages) != 0:
+            raise OSError(ctypes.get_errno(), "mincore")
+        return int(np.count_nonzero(np.frombuffer(pages, np.uint8) & 1)) * page_bytes
+
+
 def drop_caches(paths: Sequence[Path]) -> str:
     """Drop from memory what was read of the disk, and return how."""
     os.sync()
@@ -190,6 +227,9 @@ class Disk:
             return
         try:
             yield f"read-ahead {kilobytes} KB (otherwise {before} KB here)"
+            found = setting.read_text().strip()
+            if found != str(kilobytes):
+                raise Unmeasurable(f"the disk's read-ahead became {found} KB while it was measured")
         finally:
             setting.write_text(before)
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from benchmarks.streaming_machine import (
     Disk,
     DiskCounters,
     NoControlGroup,
+    Unmeasurable,
+    alone,
+    cached_bytes,
     memory_group,
     process_read_bytes,
     resident,
@@ -262,6 +266,22 @@ def test_the_machine_is_read(tmp_path):
     look = resident(1)
     assert look is None or look.total_bytes == look.anonymous_bytes + look.mapped_bytes
     assert resident(2**22 + 1) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is of Linux")
+def test_what_the_page_cache_holds_of_a_file_is_told(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(MIB))
+    assert cached_bytes(path) == MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is of Linux")
+def test_two_measurements_do_not_run_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with alone(), pytest.raises(Unmeasurable, match="another measurement"), alone():
+        pass
+    with alone():
+        pass
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is of Linux")
