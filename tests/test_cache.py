@@ -171,7 +171,25 @@ def test_a_file_that_was_cut_is_one_sentence(tmp_path: Path):
 
     with pytest.raises(ModelError, match=r"cannot be read at byte [\d,]+ .*cut while it was"):
         mechanism.supply(2, (0, 1))
+    # What could not be read is not held, and asked for again it fails again.
+    assert mechanism.held_bytes() == 2 * page_slot_bytes(model.layout)[2]
+    with pytest.raises(ModelError):
+        mechanism.supply(2, (1,))
     assert mechanism.supply(0, (0, 1)).hits == 2
+    assert model.holds(0, 0)
+    memory.close()
+
+
+def test_what_failed_when_read_ahead_fails_when_it_is_needed(tmp_path: Path):
+    model = MappedModel(tmp_path / "m")
+    memory = ModelMemory(model.layout, threads=2, read_bytes=None)
+    mechanism = a_mechanism(CacheMechanism, memory, slots=4)
+    mechanism.attach(model.mapped)
+    os.truncate(model.path, 50_000)
+    mechanism.prefetch(2, (0, 1))
+    for _ in range(2):
+        with pytest.raises(ModelError, match="cut while it was"):
+            mechanism.supply(2, (0,))
     memory.close()
 
 

@@ -77,13 +77,13 @@ def test_no_more_mappings_are_made_than_are_left(room: int):
 
 
 def test_what_cannot_be_moved_is_given_back_and_not_tried_again(room: int):
-    ctypes.memset(room, 1, 4 * PAGE_BYTES)
+    ctypes.memset(room, 1, 8 * PAGE_BYTES)
     reuse = PageReuse()
     reuse.offer(*pages(room, 0, 2))
-    beyond = 1 << 60  # no address that a process has
-    assert not reuse.fill(beyond, beyond + 2 * PAGE_BYTES)
-    assert resident_pages(room) == 2
-    reuse.offer(*pages(room, 2, 2))
+    assert not reuse.fill(*pages(room, 1, 2))  # no pages move onto themselves
+    assert resident_pages(room) == 5
+    ctypes.memset(pages(room, 1, 2)[0], 2, 2 * PAGE_BYTES)  # there is memory to read into
+    reuse.offer(*pages(room, 4, 2))
     assert not reuse.fill(*pages(room, 10, 2))
 
 

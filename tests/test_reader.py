@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from moerun.errors import ModelError
-from moerun.experts.reader import Fetch, Read, Reader
+from moerun.experts.read_queue import Fetch, Read
+from moerun.experts.reader import Reader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="streaming is Linux's")
 

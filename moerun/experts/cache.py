@@ -9,7 +9,7 @@ Does not know: which expert leaves, or who asks.
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from moerun.engine.interface import MappedFile
@@ -21,7 +21,7 @@ from moerun.experts.latency import Latencies
 from moerun.experts.layout import page_slot_bytes
 from moerun.experts.model_memory import Matrix, ModelMemory
 from moerun.experts.page_reuse import PageReuse
-from moerun.experts.reader import Fetch, Read
+from moerun.experts.read_queue import Fetch, Read
 
 _NOTHING: Final = Supplied(hits=0, misses=0, read_bytes=0, evicted=0, stall_s=0.0)
 
@@ -65,18 +65,18 @@ class CacheMechanism:
             self._discard(key for key in passed if key not in wanted)
             self._discard(request.victims)
             self._current, self._passing = wanted, request.passing
-            ahead = [self._fetches.pop(key) for key in request.hits if key in self._fetches]
-            late = [fetch for fetch in ahead if not fetch.is_done]
+            ahead = {k: self._fetches.pop(k) for k in request.hits if k in self._fetches}
+            late = [fetch for fetch in ahead.values() if not fetch.is_done]
             if late:
                 self._memory.reader.hasten(late)
-            missing = self._read(layer, sorted(request.misses), started_s)
+            keys = sorted(request.misses)
+            missing = dict(zip(keys, self._read(layer, keys, started_s), strict=True))
             self._pages.drop_rest()
         if not missing and not ahead:
             return _NOTHING if not wanted else self._supplied(request.hits, (), (), 0.0)
-        for fetch in (*missing, *ahead):
-            fetch.wait()
+        self._wait({**ahead, **missing})
         if len(wanted) <= self._memory.layout.experts_used:  # one token; batches queue up
-            self._latencies.note(fetch.done_s - started_s for fetch in (*missing, *late))
+            self._latencies.note(fetch.done_s - started_s for fetch in (*missing.values(), *late))
         stall_s = self._clock() - started_s
         return self._supplied(request.hits, request.misses, request.victims, stall_s)
 
@@ -116,6 +116,26 @@ class CacheMechanism:
                 self._memory.reader.cancel(fetch)
             self._fetches.clear()
             self._memory.give_file_back()
+
+    def _wait(self, fetches: Mapping[ExpertKey, Fetch]) -> None:
+        """Wait until nothing of these is read any more; what failed is not held, and raises.
+
+        A read that still ran when its pages moved on would write into another expert.
+        """
+        for fetch in reversed(
+            list(fetches.values())
+        ):  # the last is done last: one wait for nearly all
+            fetch.settle()
+        failed = [key for key, fetch in fetches.items() if fetch.failure is not None]
+        if not failed:
+            return
+        with self._lock:
+            for key in failed:
+                if key in self._policy:
+                    self._book.drop(key)
+            self._discard(failed)
+            self._pages.drop_rest()
+        fetches[failed[0]].wait()
 
     def _supplied(
         self,

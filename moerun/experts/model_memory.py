@@ -22,7 +22,8 @@ from moerun.errors import EngineRefused
 from moerun.experts import memory_map
 from moerun.experts.layout import ExpertLayout, StreamedTensor
 from moerun.experts.memory_map import PAGE_BYTES, page_ceiling, page_floor
-from moerun.experts.reader import READ_BYTES, Fetch, Read, Reader
+from moerun.experts.read_queue import Fetch, Read
+from moerun.experts.reader import READ_BYTES, Reader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,9 +58,11 @@ class PageReuse:
             self._moved_to.add(first)
         source = free.pop()
         if not memory_map.move_pages(source, first, last - first):
-            # An older kernel, or a range of several mappings: as if nothing could be moved.
+            # An older kernel, or no mapping to be had: as if nothing could be moved. What was at
+            # the range may be gone (mremap(2)), so new memory is laid there.
             self._can_move = False
             memory_map.drop(source, source + last - first)
+            memory_map.lay_anonymous(first, last)
             return False
         self.moved_pages += (last - first) // PAGE_BYTES
         return True

@@ -5,74 +5,33 @@ thread that waits for the system lets all others go on.
 
 Belief: with O_DIRECT the device writes into the reader's own memory where address, offset and
 length are whole blocks, and a read that reaches the end of the file is shorter (open(2)); file
-systems without it, such as tmpfs, refuse to open so. Checked by tests/test_reader.py.
+systems without it refuse to open so, or refuse the first read, and are read through the page cache.
+Checked by tests/test_reader.py.
 
 Knows: files, threads, and the time in which at least one read is under way.
 Does not know: experts, policies, or why something is read.
 """
 
+import errno
+import mmap
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 from moerun.errors import ModelError
-from moerun.experts.memory_map import PAGE_BYTES, read_into
+from moerun.experts.memory_map import PAGE_BYTES, drop_from_page_cache, read_into
+from moerun.experts.read_queue import Fetch, Read, ReadQueue
 
-# Measured on a virtual disk of 1.4 to 1.8 GB/s: reads of 0.25 MB need 8 threads to reach its
-# rate, reads of 1.7 MB two; more threads cost nothing where they wait.
+# Measured on a virtual disk of 1.2 to 2.3 GB/s: reads of 0.25 MB need 8 threads to reach its
+# rate, of 0.5 MB 4, of 1.7 MB two; more threads cost nothing where they wait. To cut a slice of
+# 0.5 MB in two won nothing, in four it lost up to a fifth (`benchmarks/read_bursts.py`).
 READER_THREADS: Final = 8
 READ_BYTES: Final = 4 << 20  # of one read, where slices lie together
-
-
-class Fetch:
-    """Something that is being read, in one or several pieces; `done_s` is when it was whole."""
-
-    __slots__ = ("_left", "_whole", "done_s", "failure", "started_s", "was_cancelled")
-
-    def __init__(self, pieces: int, started_s: float) -> None:
-        self._left = pieces
-        self._whole = threading.Event()
-        self.started_s = started_s
-        self.done_s = 0.0
-        self.failure: Exception | None = None
-        self.was_cancelled = False
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all pieces were read, or failed."""
-        return self._whole.is_set()
-
-    def wait(self) -> None:
-        """Wait until all pieces are there; raises what a read raised."""
-        self._whole.wait()
-        if self.failure is not None:
-            raise self.failure
-
-    def settle(self) -> None:
-        """Wait until nothing is read any more, whatever came of it."""
-        self._whole.wait()
-
-    def note(self, failure: Exception | None, at_s: float) -> None:
-        """Count one piece; called under the reader's lock."""
-        self.failure = self.failure or failure
-        self._left -= 1
-        if self._left == 0:
-            self.done_s = at_s
-            self._whole.set()
-
-
-class Read(NamedTuple):
-    """One read: into memory at `address`, and what waits for it."""
-
-    file: int
-    address: int
-    offset_bytes: int
-    size_bytes: int
-    fetches: tuple[Fetch, ...]
+# So much of the threads reads ahead at most: what is waited for finds the others idle.
+_SHARE_AHEAD: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,11 +58,10 @@ class Reader:
         """
         self._paths = tuple(paths)
         self._clock = clock
-        self._files = _open_all(self._paths)
+        self._files, self._are_direct = _open_all(self._paths)
         self._sizes_bytes = tuple(os.fstat(file).st_size for file in self._files)
         self._changed = threading.Condition()
-        self._wanted: deque[Read] = deque()
-        self._ahead: deque[Read] = deque()
+        self._queue = ReadQueue(most_ahead=max(1, int(threads * _SHARE_AHEAD)))
         self._under_way = 0
         self._busy_since_s = 0.0
         self._busy_s = 0.0
@@ -123,32 +81,20 @@ class Reader:
     def submit(self, reads: Iterable[Read], *, is_ahead: bool = False) -> None:
         """Begin reads, in their order."""
         with self._changed:
-            waiting = self._ahead if is_ahead else self._wanted
-            before = len(waiting)
-            waiting.extend(reads)
-            self._changed.notify(len(waiting) - before)
+            self._changed.notify(self._queue.put(reads, is_ahead=is_ahead))
 
     def hasten(self, fetches: Iterable[Fetch]) -> None:
         """Have what was only read ahead go before all else that was not begun."""
-        wanted = set(map(id, fetches))
         with self._changed:
-            kept: deque[Read] = deque()
-            for read in self._ahead:
-                is_wanted = any(id(fetch) in wanted for fetch in read.fetches)
-                (self._wanted if is_wanted else kept).append(read)
-            self._ahead = kept
+            self._queue.hasten(fetches)
+            self._changed.notify_all()  # some may idle, since enough others read ahead
 
     def cancel(self, fetch: Fetch) -> None:
         """Give up what was not begun of a fetch, and wait for the rest."""
         with self._changed:
-            kept: deque[Read] = deque()
-            for read in self._ahead:
-                if len(read.fetches) == 1 and read.fetches[0] is fetch:
-                    fetch.was_cancelled = True
-                    fetch.note(None, self._clock())
-                else:
-                    kept.append(read)
-            self._ahead = kept
+            for _ in range(self._queue.give_up(fetch)):
+                fetch.was_cancelled = True
+                fetch.note(None, self._clock())
         fetch.settle()
 
     def sums(self) -> ReadingSums:
@@ -165,12 +111,10 @@ class Reader:
             if self._is_closed:
                 return
             self._is_closed = True
-            for waiting in (self._wanted, self._ahead):
-                for read in waiting:
-                    for fetch in read.fetches:
-                        fetch.was_cancelled = True
-                        fetch.note(None, self._clock())
-                waiting.clear()
+            for read in self._queue.give_up_all():
+                for fetch in read.fetches:
+                    fetch.was_cancelled = True
+                    fetch.note(None, self._clock())
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -178,7 +122,8 @@ class Reader:
             os.close(file)
 
     def _work(self) -> None:
-        while (read := self._next()) is not None:
+        while (found := self._next()) is not None:
+            read, is_ahead = found
             failure: Exception | None = None
             try:
                 self._carry_out(read)
@@ -187,6 +132,8 @@ class Reader:
             with self._changed:
                 now_s = self._clock()
                 self._under_way -= 1
+                if is_ahead:
+                    self._queue.note_ahead_done()
                 if self._under_way == 0:
                     self._busy_s += now_s - self._busy_since_s
                 if failure is None:
@@ -194,16 +141,17 @@ class Reader:
                 for fetch in read.fetches:
                     fetch.note(failure, now_s)
 
-    def _next(self) -> Read | None:
+    def _next(self) -> tuple[Read, bool] | None:
+        """Return what to read next, and whether it is ahead; None when all is over."""
         with self._changed:
-            while not self._wanted and not self._ahead:
+            while (found := self._queue.take()) is None:
                 if self._is_closed:
                     return None
                 self._changed.wait()
             if self._under_way == 0:
                 self._busy_since_s = self._clock()
             self._under_way += 1
-            return self._wanted.popleft() if self._wanted else self._ahead.popleft()
+            return found
 
     def _carry_out(self, read: Read) -> None:
         """Read until all is there, or all that the file has."""
@@ -219,8 +167,14 @@ class Reader:
             address += got_bytes
             offset_bytes += got_bytes
             left_bytes -= got_bytes
-            if offset_bytes < end_bytes and offset_bytes % PAGE_BYTES:
+            if (
+                offset_bytes < end_bytes
+                and offset_bytes % PAGE_BYTES
+                and self._are_direct[read.file]
+            ):
                 raise self._failure(read, f"only {got_bytes:,} bytes came")
+        if not self._are_direct[read.file]:  # held once is enough
+            drop_from_page_cache(self._files[read.file], read.offset_bytes, read.size_bytes)
 
     def _failure(self, read: Read, reason: str) -> ModelError:
         return ModelError(
@@ -230,19 +184,41 @@ class Reader:
         )
 
 
-def _open_all(paths: Sequence[str]) -> tuple[int, ...]:
+def _open_all(paths: Sequence[str]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """Return the open files, and of each whether it is read past the page cache."""
     files: list[int] = []
-    direct = getattr(os, "O_DIRECT", 0)
+    are_direct: list[bool] = []
     try:
         for path in paths:
-            try:
-                files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | direct))
-            except OSError:  # no direct reads on this file system: through the page cache
-                files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            file = _open_direct(path)
+            are_direct.append(file is not None)
+            files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC) if file is None else file)
     except OSError as error:
         for file in files:
             os.close(file)
         raise ModelError(
             f"{error.filename} cannot be opened: {error.strerror or error}."
         ) from error
-    return tuple(files)
+    return tuple(files), tuple(are_direct)
+
+
+def _open_direct(path: str) -> int | None:
+    """Return a file opened past the page cache; None where its file system has no such reads."""
+    flag = getattr(os, "O_DIRECT", None)
+    if flag is None:
+        return None
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+    # Some open it and refuse to read, or ask for larger blocks than pages.
+    with mmap.mmap(-1, 2 * PAGE_BYTES) as page:
+        try:
+            os.preadv(file, [memoryview(page)[PAGE_BYTES:]], PAGE_BYTES)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                os.close(file)
+                return None
+    return file  # whatever else fails is told by the first read that matters
