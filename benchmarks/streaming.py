@@ -91,6 +91,7 @@ class Bench:
         """Measure one model under one limit."""
         options = self._options
         prompt, decoded = model.script(options.prompt_tokens, options.decoded_tokens)
+        share_bytes = limit_bytes(label, model.size_bytes)
         job = Job(
             side=Side.STOCK,
             model_path=str(model.path),
@@ -99,7 +100,8 @@ class Bench:
             threads=options.threads,
             context_tokens=CONTEXT_TOKENS,
             ubatch_tokens=UBATCH_TOKENS,
-            limit_bytes=limit_bytes(label, model.size_bytes) + model.process_room_bytes,
+            limit_bytes=share_bytes + model.process_room_bytes,
+            most_expert_bytes=share_bytes if model.process_room_bytes else None,
             streaming=options.streaming,
             state_folder=str(self._state_folder),
         )

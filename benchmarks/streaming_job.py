@@ -34,7 +34,10 @@ class Streaming:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run of one side. The arithmetic is the same on both: see `streaming_side`."""
+    """One run of one side. The arithmetic is the same on both: see `streaming_side`.
+
+    `most_expert_bytes` bounds the experts by itself, where the limit has room for all of them.
+    """
 
     side: Side
     model_path: str
@@ -47,6 +50,7 @@ class Job:
     streaming: Streaming
     state_folder: str
     trace_path: str | None = None
+    most_expert_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@
   load and run a file that no memory holds.
 
 * `demo`: the model that is shipped. It is 7 MB, a tenth of what Python takes, so its limit has room
-  for the process added; it shows that nothing is lost, not that anything is gained.
+  for the process added, and experts get no more than the share. It shows that nothing is lost, not
+  that anything is gained.
 
 Nothing here is compressible but the holes of the last: a file system that packs or shares blocks
 would make the disk look faster than it is.

@@ -98,6 +98,8 @@ class Ours:
         devices = {tensor.name: HOST for tensor in model.loaded_tensors}
         layout = expert_layout(model, devices)
         room_bytes = job.limit_bytes - self._fixed_bytes(layout)
+        if job.most_expert_bytes is not None:
+            room_bytes = min(room_bytes, job.most_expert_bytes)
         if not _streams(job.streaming.mode, room_bytes, layout):
             return None
         minimum_bytes = least_cache_bytes(page_slot_bytes(layout), layout.experts_used)
