@@ -20,11 +20,13 @@ from moerun.model.description import (
     TensorUse,
 )
 from moerun.planning.strategy import (
+    AllocationPolicy,
     ExpertResidency,
     Limit,
     LoadMode,
     Pin,
     Strategy,
+    StreamingMode,
     Tier,
     Toggle,
 )
@@ -193,6 +195,15 @@ def _a_strategy(draw: Random, model: Model, machine: Machine) -> Strategy:
         strategy = replace(strategy, load_mode=draw.choice(modes))
     if draw.random() < 0.25:
         strategy = replace(strategy, pins=_pins(draw, model, machine))
+    if draw.random() < 0.35:
+        strategy = replace(
+            strategy,
+            streaming=draw.choice(tuple(StreamingMode)),
+            allocation_policy=draw.choice(tuple(AllocationPolicy)),
+            preload_experts=draw.choice((None, 0, 4)),
+        )
+    if draw.random() < 0.05:
+        strategy = replace(strategy, load_mode=LoadMode.STREAM)
     return strategy
 
 

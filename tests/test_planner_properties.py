@@ -18,7 +18,7 @@ from moerun.model.description import TensorUse
 from moerun.planning.audit import audit
 from moerun.planning.plan import ChargeKind, Plan, Remedy, Shortfall
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import LoadMode, Strategy, Tier, parse_limit
+from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Tier, parse_limit
 from moerun.units import parse_bytes
 from tests.random_cases import Case, a_case
 
@@ -58,6 +58,8 @@ def test_the_cases_are_a_good_mixture():
     assert sum(bool(plan.ledger.total_bytes(SSD)) for plan in made) > 30
     assert sum(not plan.ledger.total_bytes(SSD) for plan in made) > 30
     assert sum(bool(plan.exceptions) for plan in made) > 3
+    assert sum(plan.streaming is not None for plan in made) > 10
+    assert sum(bool(plan.ledger.total_bytes(SSD)) and not plan.streaming for plan in made) > 10
     assert sum(is_gpu(plan.output_device) and plan.layers[0].dense == HOST for plan in made) > 5
 
 
@@ -158,6 +160,50 @@ def test_more_free_vram_never_moves_bytes_to_the_cpu(seeds):
 
 
 @in_chunks
+def test_a_cache_is_worth_having_and_within_the_limit(seeds):
+    for case, plan in plans(seeds):
+        streaming = plan.streaming
+        charged = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE)
+        assert charged == (0 if streaming is None else streaming.cache_bytes), f"seed {case.seed}"
+        if streaming is None:
+            continue
+        assert plan.load_mode is LoadMode.STREAM, f"seed {case.seed}"
+        assert not plan.extra_buffers, f"seed {case.seed}"
+        assert 2 * streaming.minimum_bytes >= 3 * streaming.cycle_bytes or (
+            streaming.minimum_bytes >= streaming.expert_bytes  # all experts are fewer
+        ), f"seed {case.seed}"
+        assert streaming.minimum_bytes <= streaming.cache_bytes, f"seed {case.seed}"
+        assert plan.ledger.used_bytes(HOST) <= streaming.limit_bytes, f"seed {case.seed}"
+
+
+def slow_expert_bytes(plan: Plan) -> int:
+    """Return the experts on SSD that no cache holds."""
+    on_ssd = plan.ledger.kind_bytes(SSD, ChargeKind.EXPERT_WEIGHTS)
+    return on_ssd if plan.streaming is None else max(0, on_ssd - plan.streaming.cache_bytes)
+
+
+@in_chunks
+def test_more_ram_never_leaves_more_experts_to_the_ssd(seeds):
+    """With one context: left free, it may grow into the RAM instead."""
+    for seed in seeds:
+        case = a_case(seed)
+        strategy = fixed(case.strategy, 4096)
+        if strategy.ram_limit is not None:
+            continue  # the limit stays what it is, whatever there is
+        before = planned(case, strategy)
+        if before is None or any(gpu.shares_host_memory for gpu in case.machine.gpus):
+            continue
+        more = Random(seed).choice((1, 4096, 50 << 20, 700 << 20, 3 << 30))
+        host = replace(
+            case.machine.host,
+            total_bytes=case.machine.host.total_bytes + more,
+            available_bytes=case.machine.host.available_bytes + more,
+        )
+        after = plan_placement(case.model, replace(case.machine, host=host), strategy)
+        assert slow_expert_bytes(after) <= slow_expert_bytes(before), f"seed {seed}"
+
+
+@in_chunks
 def test_a_larger_context_never_fits_where_a_smaller_did_not(seeds):
     for seed in seeds:
         case = a_case(seed)
@@ -200,6 +246,8 @@ def applied(remedy: Remedy, strategy: Strategy) -> Strategy:
             return replace(strategy, context_tokens=int(value))
         case "--hierarchy":
             return replace(strategy, hierarchy=tuple(Tier(tier) for tier in value.split(",")))
+        case "--streaming":
+            return replace(strategy, streaming=StreamingMode(value))
         case "--load-mode":
             return replace(strategy, load_mode=LoadMode(value))
         case "--ram":

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from moerun.errors import DoesNotFit
+from moerun.errors import DoesNotFit, PinConflict
 from moerun.experts.order import streaming_order
-from moerun.machine.description import HOST, SSD, KernelSettings
+from moerun.machine.description import HOST, SSD, KernelSettings, Machine
+from moerun.model.description import TensorRole
 from moerun.planning.plan import ChargeKind, Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import (
@@ -14,11 +15,12 @@ from moerun.planning.strategy import (
     ExpertResidency,
     Limit,
     LoadMode,
+    Pin,
     Strategy,
     StreamingMode,
     Tier,
 )
-from tests.builders import GIB, MIB, a_machine, a_model, with_offsets
+from tests.builders import GIB, MIB, a_layer, a_machine, a_model, a_tensor, with_offsets
 from tests.planned import FIXED, planned
 
 MODEL = a_model(layers=10, experts_used=1, expert_count=64)  # 3,000 MiB of experts
@@ -190,3 +192,99 @@ def test_a_conservative_policy_that_is_told_to_stream_does_not_follow_pressure()
     plan = plan_placement(MODEL, a_machine(ram=4 * GIB), strategy)
     assert plan.streaming is not None
     assert not plan.streaming.is_adaptive
+
+
+def test_a_wish_that_nothing_streams_for_is_said_to_be_unmet():
+    wish = replace(FIXED, streaming=StreamingMode.CACHE, preload_experts=4)
+    for model, machine, reason in (
+        (a_model(expert=0), a_machine(), "test model has no experts"),
+        (MODEL, a_machine(system="Darwin"), "Linux only"),
+        (a_model(layers=2), a_machine(gpus=[16 * GIB]), "all experts lie in VRAM"),
+    ):
+        plan = planned(model, machine, wish)
+        assert plan.streaming is None
+        said = {caution.code: caution.message for caution in plan.cautions}
+        assert reason in said["streaming-unmet"]
+        assert "preload_experts is 4 and changes nothing" in said["preload-unmet"]
+    codes = {caution.code for caution in planned(MODEL, SMALL, wish).cautions}
+    assert codes == {"host-part-exceeds-ram"}
+
+
+def test_a_share_below_the_floor_contradicts_a_cache_that_was_asked_for():
+    share = replace(FIXED, expert_residency=ExpertResidency(ram_fraction=0.01))
+    with pytest.raises(PinConflict, match=r"leaves 30\.0 MiB of the 2\.9 GiB of experts"):
+        planned(MODEL, SMALL, replace(share, streaming=StreamingMode.CACHE))
+    plan = planned(MODEL, SMALL, share)
+    assert plan.streaming is None
+    (caution, *_) = plan.cautions
+    assert "expert_residency leaves 30.0 MiB" in caution.message
+
+
+def test_what_pins_put_on_ssd_streams_beside_what_ram_holds():
+    pin = Pin(pattern="blk.[0-4].*_exps.*", device="ssd", origin="--pin")
+    model = with_offsets(MODEL)
+    machine = a_machine(ram=16 * GIB)
+    plan = planned(model, machine, replace(FIXED, pins=(pin,)))
+    order = streaming_order(plan, model, machine, state_folder=None)
+
+    assert plan.streaming is not None
+    assert plan.streaming.expert_bytes == model.expert_bytes // 2
+    assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == model.expert_bytes // 2
+    assert order is not None
+    assert sorted(order.layout.by_layer) == [0, 1, 2, 3, 4]
+    assert order.layout.expert_bytes == plan.streaming.expert_bytes
+
+
+def test_biases_of_streamed_experts_lie_in_ram_beside_the_cache():
+    layers = [
+        a_layer(index, dense=10 * MIB, experts=(100 * MIB,) * 3, has_biases=True)
+        for index in range(10)
+    ]
+    plan = planned(a_model(layers=layers), SMALL, replace(FIXED, ubatch_tokens=1))
+    assert plan.streaming is not None
+    beside_bytes = plan.ledger.kind_bytes(HOST, ChargeKind.STAGING)
+    assert beside_bytes == 3 * 10 * (100 * MIB // 10)
+    assert plan.streaming.expert_bytes == 3000 * MIB - beside_bytes
+
+
+def test_routers_are_copied_to_foretell_experts_unless_they_lie_in_ram_as_they_are():
+    def copies_bytes(preload: int | None, *, encoding: str = "F32", gpus: list[int]) -> int:
+        router = a_tensor(
+            "blk.0.ffn_gate_inp.weight",
+            MIB,
+            role=TensorRole.ROUTER,
+            layer=0,
+            shape=(512, 64),
+            encoding=encoding,
+        )
+        first, *others = MODEL.layers
+        model = a_model(
+            layers=[replace(first, tensors=(*first.tensors, router)), *others],
+            experts_used=1,
+            expert_count=64,
+        )
+        strategy = replace(FIXED, preload_experts=preload)
+        plan = planned(model, a_machine(gpus=gpus, ram=2 * GIB), strategy)
+        assert plan.streaming is not None
+        return plan.ledger.kind_bytes(HOST, ChargeKind.STAGING)
+
+    assert copies_bytes(None, gpus=[]) == 0
+    assert copies_bytes(None, gpus=[], encoding="F16") == 512 * 64 * 4
+    assert copies_bytes(None, gpus=[2 * GIB]) == 512 * 64 * 4
+    assert copies_bytes(0, gpus=[2 * GIB]) == 0
+
+
+def test_the_explanation_says_what_bounds_the_cache_and_whether_it_follows_pressure():
+    def said(strategy: Strategy, machine: Machine = SMALL) -> str:
+        plan = planned(MODEL, machine, strategy)
+        return "; ".join(d.because for d in plan.decisions if d.step == "streaming")
+
+    assert "what is left of 2.0 GiB" in said(FIXED)
+    share = replace(FIXED, expert_residency=ExpertResidency(ram_fraction=0.2))
+    assert "expert_residency allows no more in RAM" in said(share)
+    assert "the hierarchy has no ram" in said(replace(FIXED, hierarchy=(Tier.VRAM, Tier.SSD)))
+    asked = replace(FIXED, streaming=StreamingMode.PAGING)
+    assert "it has room for all of them" in said(asked, a_machine(ram=16 * GIB))
+    assert "it was asked for" in said(asked)
+    assert "streaming is off" in said(replace(FIXED, streaming=StreamingMode.OFF))
+    assert said(FIXED, a_machine(ram=64 * GIB)) == ""

@@ -4,15 +4,15 @@ Knows: the sentences, and the numbers in them.
 Does not know: how the choices were found, or how they are shown.
 """
 
-from moerun.machine.description import HOST, SSD
-from moerun.planning import streaming
+from moerun.machine.description import HOST
 from moerun.planning.choices import COPY_FITS_TIMES, has_experts_on_ssd, host_charge_bytes
 from moerun.planning.contexts import Choice
 from moerun.planning.expert_reasons import expert_decisions, share_cautions
 from moerun.planning.placement import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
-from moerun.planning.strategy import LoadMode, StreamingMode, Tier, Toggle
+from moerun.planning.strategy import LoadMode, Tier, Toggle
+from moerun.planning.streaming_reasons import ssd_cautions, streaming_decisions
 from moerun.units import format_gib
 
 
@@ -28,7 +28,7 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         *expert_decisions(problem, candidate, plan),
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
-        *_streaming_lines(problem, plan),
+        *streaming_decisions(problem, candidate, plan),
         _repack_line(problem, candidate, plan),
         _thread_line(problem, plan),
     ]
@@ -40,7 +40,7 @@ def cautions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Caution, ...
     candidate = choice.candidate
     assert candidate is not None
     found = [Caution(code="model", message=text) for text in problem.model.cautions]
-    found += _ssd_cautions(problem, plan)
+    found += ssd_cautions(problem, candidate, plan)
     found += _context_cautions(problem, choice)
     found += _device_cautions(problem, plan)
     found += share_cautions(problem, plan)
@@ -178,32 +178,6 @@ def _load_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     )
 
 
-def _streaming_lines(problem: Problem, plan: Plan) -> list[Decision]:
-    found = plan.streaming
-    if found is None:
-        return []
-    cycles = found.cache_bytes / max(1, found.cycle_bytes)
-    asked = found.mode is not StreamingMode.AUTO
-    return [
-        Decision(
-            step="streaming",
-            subject=f"cache for {format_gib(found.expert_bytes)} of experts",
-            chosen=f"{format_gib(found.cache_bytes)} of RAM, {found.held_fraction:.1%}",
-            because=(
-                f"what is left of {format_gib(found.limit_bytes)}; it holds the experts of "
-                f"{cycles:.1f} tokens, and below {format_gib(found.minimum_bytes)} each expert "
-                "would be driven out before it is used again"
-            ),
-        ),
-        Decision(
-            step="streaming",
-            subject="mechanism",
-            chosen=str(found.mode),
-            because="it was asked for" if asked else "what is faster is tried while it runs",
-        ),
-    ]
-
-
 def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
     dense = plan.ledger.kind_bytes(HOST, ChargeKind.DENSE_WEIGHTS)
     if has_experts_on_ssd(problem, candidate):
@@ -236,47 +210,6 @@ def _thread_line(problem: Problem, plan: Plan) -> Decision:
         chosen=str(plan.threads),
         because="it was asked for" if asked else "one for each physical core",
     )
-
-
-def _ssd_cautions(problem: Problem, plan: Plan) -> list[Caution]:
-    on_ssd = plan.ledger.kind_bytes(SSD, ChargeKind.EXPERT_WEIGHTS)
-    if not on_ssd:
-        return []
-    model = problem.model
-    per_token = on_ssd * model.experts_used // max(1, model.expert_count)
-    message = (
-        f"{format_gib(on_ssd)} of {format_gib(model.expert_bytes)} of experts lie on SSD; a token "
-        f"uses {format_gib(per_token)} of them"
-    )
-    if plan.streaming is not None:
-        message += f", and a cache holds {plan.streaming.held_fraction:.0%}"
-        per_token = int(per_token * (1 - plan.streaming.held_fraction))
-    rate = problem.machine.storage.read_bytes_per_s
-    if rate:
-        message += (
-            f"; the rest takes {per_token / rate:.2f} s at the {format_gib(int(rate))}/s of "
-            "this storage"
-        )
-    if plan.streaming is None:
-        message += f"; they do not stream: {_why_not_streamed(problem)}"
-    found = [Caution(code="host-part-exceeds-ram", message=message)]
-    if problem.strategy.extra_buffers is Toggle.ON:
-        found.append(
-            Caution(
-                code="repacking-off",
-                message="repacking was asked for and stays off: it would copy the experts that lie "
-                "on SSD into memory",
-            )
-        )
-    return found
-
-
-def _why_not_streamed(problem: Problem) -> str:
-    """Return why experts on SSD are left to the system's page cache."""
-    reason = streaming.obstacle(problem)
-    if reason is not None:
-        return reason
-    return "the RAM that is left would hold less than the experts of one and a half tokens"
 
 
 def _context_cautions(problem: Problem, choice: Choice) -> list[Caution]:

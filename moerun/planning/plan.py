@@ -186,6 +186,11 @@ class StreamingPlan:
         """The share of the streamed experts that the cache holds."""
         return min(1.0, self.cache_bytes / self.expert_bytes) if self.expert_bytes else 0.0
 
+    @property
+    def held_cycles(self) -> float:
+        """How many tokens' experts the cache holds."""
+        return self.cache_bytes / self.cycle_bytes if self.cycle_bytes else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

@@ -16,11 +16,13 @@ from moerun.planning.placement import Candidate
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
 from moerun.planning.situation import Problem, Situation, gpu_charges, pose
 from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Tier, Toggle
+from moerun.planning.streaming import CacheRoom
 from moerun.units import MIB, format_gib
 
 _OFFERED: Final = 3
 _SMALL_MARGIN_BYTES: Final = 512 * MIB
 _SMALL_UBATCH_TOKENS: Final = 128
+_FLOOR: Final = "those of one and a half tokens, and all that a micro-batch needs of a layer"
 
 
 def refuse(problem: Problem, choice: Choice) -> NoReturn:
@@ -32,6 +34,9 @@ def refuse(problem: Problem, choice: Choice) -> NoReturn:
             f"{_what_is_missing(problem, choice.at, choice.candidate)}; without the pins it fits",
             hint="drop pins to the cpu, or pin fewer tensors",
         )
+    cache = choice.candidate.cache
+    if cache is not None and cache.is_share and not cache.is_enough:
+        raise _share_below_floor(problem, cache)
     if _has_no_place(problem, choice.candidate):
         raise _no_place(problem, choice, choice.candidate)
     remedies = tuple(_checked_remedies(problem, choice))
@@ -86,6 +91,17 @@ def _no_place(problem: Problem, choice: Choice, candidate: Candidate) -> DoesNot
     )
 
 
+def _share_below_floor(problem: Problem, cache: CacheRoom) -> PinConflict:
+    """Say that a wanted share in RAM is too small for the cache that was asked for."""
+    total = problem.cargo.expert_bytes
+    return PinConflict(
+        f"expert_residency leaves {format_gib(cache.cache_bytes)} of the {format_gib(total)} of "
+        f"experts of {problem.model.name} to a cache in RAM, which has to have "
+        f"{format_gib(cache.minimum_bytes)} ({_FLOOR})",
+        hint="raise the share in RAM, lower --ubatch, or pass --streaming off",
+    )
+
+
 def _what_is_missing(problem: Problem, at: Situation, candidate: Candidate) -> str:
     needed = candidate.room_bytes + candidate.short_bytes
     margin = problem.rooms.host.margin_bytes
@@ -93,7 +109,7 @@ def _what_is_missing(problem: Problem, at: Situation, candidate: Candidate) -> s
     if candidate.cache is not None:
         what += (
             f", and the {format_gib(candidate.cache.minimum_bytes)} that a cache of experts has to "
-            "have (those of one and a half tokens, and all that a micro-batch needs of a layer)"
+            f"have ({_FLOOR})"
         )
     return (
         f"{problem.model.name} does not fit: {what} with {at.context_tokens:,} tokens of context "
