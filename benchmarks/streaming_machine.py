@@ -170,7 +170,7 @@ def cached_bytes(path: Path) -> int:
         address = np.frombuffer(mapped, np.uint8).ctypes.data
         if library.mincore(ctypes.c_void_p(address), ctypes.c_size_t(size_bytes), pages) != 0:
             raise OSError(ctypes.get_errno(), "mincore")
-        return int(np.count_nonzero(np.frombuffer(pages, np.uint8) & 1)) * page_bytes
+        return int(np.count_nonzero(np.frombuffer(bytes(pages), np.uint8) & 1)) * page_bytes
 
 
 def drop_caches(paths: Sequence[Path]) -> str:
