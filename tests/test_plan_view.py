@@ -10,7 +10,7 @@ from rich.console import Console
 from moerun.machine.description import HOST
 from moerun.machine.document import read_machine
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import Strategy
+from moerun.planning.strategy import Strategy, StreamingMode
 from moerun.report.bars import cell_counts, device_segments
 from moerun.report.console import ASCII, BLOCKS, Page, open_console, page_of, print_lines
 from moerun.report.plan_view import plan_lines
@@ -20,6 +20,7 @@ from tests.plan_pictures import (
     a_picture_machine,
     a_picture_model,
     a_picture_plan,
+    drawn,
     plan_picture,
     table_picture,
 )
@@ -121,3 +122,26 @@ def test_an_encoding_without_blocks_gets_ascii():
 def test_a_closed_pipe_is_left_to_the_command_line():
     with pytest.raises(BrokenPipeError):
         open_console(io.StringIO()).on_broken_pipe()
+
+
+def test_a_plan_that_streams_shows_its_cache_and_the_streamed_layers():
+    model = real_model("qwen3-235b-a22b-q4_k_m")
+    machine = read_machine(next(path for path in MACHINES if path.stem == "rtx4090_24g_ram64g"))
+    page = Page(columns=100)
+
+    def shown(strategy: Strategy) -> str:
+        plan = plan_placement(model, machine, strategy)
+        return drawn(plan_lines(model, machine, plan, page, explains=True), page)
+
+    streamed, mapped = (
+        shown(Strategy(streaming=mode)) for mode in (StreamingMode.AUTO, StreamingMode.OFF)
+    )
+    for words in ("cache of experts", "experts, streamed through RAM", "S SSD, streamed"):
+        assert words in streamed
+        assert words not in mapped
+    (line,) = [line for line in streamed.splitlines() if line.startswith("Streaming ")]
+    assert "a cache of" in line
+    assert "GiB of RAM holds" in line
+    assert "experts, read as they are needed" in mapped
+    assert "streaming is off" in mapped
+    assert "Streaming " not in mapped

@@ -123,7 +123,8 @@ def _storage_lines(model: Model, machine: Machine, plan: Plan, page: Page) -> It
             glyph=glyphs.experts,
             style=TIER_STYLES[Tier.SSD],
             size_bytes=on_ssd_bytes,
-            words="experts, read as they are needed",
+            words="experts, "
+            + ("read as they are needed" if plan.streaming is None else "streamed through RAM"),
         ),
         Segment(
             glyph=glyphs.free,

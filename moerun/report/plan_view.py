@@ -68,7 +68,9 @@ def strip_lines(model: Model, plan: Plan, page: Page) -> Iterator[Text]:
     """
     tiers = layer_tiers(model, plan)
     what = "Experts" if model.is_sparse else "Weights"
-    yield from labelled(f"{what} by layer", _legend(tiers), page, indent=_STRIP_INDENT + 12)
+    streams = plan.streaming is not None
+    legend = _legend(tiers, streams=streams)
+    yield from labelled(f"{what} by layer", legend, page, indent=_STRIP_INDENT + 12)
     groups = max(1, (page.columns - _STRIP_INDENT) // (_STRIP_GROUP + 1))
     per_line = groups * _STRIP_GROUP
     for start in range(0, len(tiers), per_line):
@@ -76,7 +78,7 @@ def strip_lines(model: Model, plan: Plan, page: Page) -> Iterator[Text]:
         for index, found in enumerate(tiers[start : start + per_line]):
             if index and index % _STRIP_GROUP == 0:
                 line.append(" ")
-            line.append(_letter(found), style=f"not dim {_style(found)}")
+            line.append(_letter(found), style=f"not dim {_style(found, streams=streams)}")
         yield line
 
 
@@ -99,6 +101,7 @@ def _fact_lines(model: Model, machine: Machine, plan: Plan, page: Page) -> Itera
     for label, sentence in (
         ("Context", _context_sentence(model, plan)),
         ("Loading", _loading_sentence(plan)),
+        ("Streaming", _streaming_sentence(plan)),
         ("Per token", _token_sentence(machine, model, plan)),
         ("Memory", _memory_sentence(model, plan)),
         ("Arithmetic", _arithmetic_sentence(plan)),
@@ -130,6 +133,18 @@ def _context_sentence(model: Model, plan: Plan) -> str:
 def _loading_sentence(plan: Plan) -> str:
     because = next((d.because for d in plan.decisions if d.subject == "load mode"), "")
     return f"{plan.load_mode}: {because}" if because else str(plan.load_mode)
+
+
+def _streaming_sentence(plan: Plan) -> str:
+    """Say what the cache holds of the experts on SSD, and the least that is worth holding."""
+    found = plan.streaming
+    if found is None:
+        return ""
+    return (
+        f"a cache of {format_gib(found.cache_bytes)} of RAM holds {found.held_fraction:.0%} of the "
+        f"{format_gib(found.expert_bytes)} of experts on SSD, those of {found.held_cycles:.1f} "
+        f"tokens; the least is {format_gib(found.minimum_bytes)}"
+    )
 
 
 def _token_sentence(machine: Machine, model: Model, plan: Plan) -> str:
@@ -167,10 +182,12 @@ def _place(machine: Machine, device: str) -> str:
     )
 
 
-def _legend(tiers: tuple[tuple[Tier, ...], ...]) -> str:
-    """Name the letters that occur."""
+def _legend(tiers: tuple[tuple[Tier, ...], ...], *, streams: bool) -> str:
+    """Name the letters that occur; what is on SSD may stream through RAM."""
     met = [tier for tier in Tier if any(tier in found for found in tiers)]
     words = [f"{_LETTERS[tier]} {_TIER_NAMES[tier]}" for tier in met]
+    if streams:
+        words = [f"{word}, streamed" if word.endswith("SSD") else word for word in words]
     split = sorted({_letter(found) for found in tiers if len(found) > 1})
     if split:
         words.append(f"{', '.join(split)}: partly in slower memory")
@@ -186,5 +203,8 @@ def _letter(tiers: tuple[Tier, ...]) -> str:
     return letter if len(tiers) == 1 else letter.lower()
 
 
-def _style(tiers: tuple[Tier, ...]) -> str:
-    return TIER_STYLES[tiers[0]] if tiers else "default"
+def _style(tiers: tuple[Tier, ...], *, streams: bool) -> str:
+    if not tiers:
+        return "default"
+    style = TIER_STYLES[tiers[0]]
+    return f"bold {style}" if streams and tiers[0] is Tier.SSD else style
