@@ -82,6 +82,25 @@ def test_a_plan_that_breaks_a_rule_is_found_out(rule: str):
     assert rule in rules(BROKEN[rule])
 
 
+STREAMED = plan_placement(MODEL, MACHINE, replace(MARGINS, streaming=StreamingMode.CACHE))
+
+
+def test_a_stream_that_breaks_a_rule_is_found_out():
+    streaming = STREAMED.streaming
+    assert streaming is not None
+    assert rules(STREAMED) == set()
+    for broken in (
+        replace(STREAMED, streaming=None),
+        replace(STREAMED, load_mode=LoadMode.MMAP),
+        with_charges(STREAMED, larger(ChargeKind.EXPERT_CACHE)),
+        replace(STREAMED, streaming=replace(streaming, minimum_bytes=streaming.cache_bytes + 1)),
+        replace(STREAMED, streaming=replace(streaming, minimum_bytes=1)),
+        replace(STREAMED, streaming=replace(streaming, expert_bytes=streaming.expert_bytes - 1)),
+        replace(STREAMED, streaming=replace(streaming, limit_bytes=GIB)),
+    ):
+        assert "streaming" in rules(broken)
+
+
 def test_a_missing_charge_is_found_out():
     for kind in (ChargeKind.DENSE_WEIGHTS, ChargeKind.EXPERT_WEIGHTS, ChargeKind.KV_CACHE):
         first = next(charge for charge in PLAN.ledger.charges if charge.kind is kind)

@@ -230,3 +230,15 @@ def test_a_limit_of_no_gpu_is_said_to_do_nothing(small: str, tmp_path: Path, cap
     assert "Note: vram_limit (./moerun.yaml:1) has no effect" in capsys.readouterr().err
     assert main(["plan", small, "--machine", TWO_CARDS]) == 0
     assert "vram_limit" not in capsys.readouterr().err
+
+
+def test_the_document_says_what_a_cache_holds(large: str, capsys):
+    data = document(capsys, large, "--machine", LAPTOP, "--streaming", "paging")
+    streaming, sums = data["plan"]["streaming"], data["summary"]
+    assert streaming["mode"] == "paging"
+    assert sums["held_fraction"] == streaming["cache_bytes"] / streaming["expert_bytes"]
+    assert sums["held_cycles"] > 1.5
+    assert not data["plan"]["extra_buffers"]
+    mapped = document(capsys, large, "--machine", LAPTOP, "--streaming", "off")
+    assert mapped["plan"]["streaming"] is None
+    assert "held_fraction" not in mapped["summary"]

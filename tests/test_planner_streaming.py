@@ -288,3 +288,12 @@ def test_the_explanation_says_what_bounds_the_cache_and_whether_it_follows_press
     assert "it was asked for" in said(asked)
     assert "streaming is off" in said(replace(FIXED, streaming=StreamingMode.OFF))
     assert said(FIXED, a_machine(ram=64 * GIB)) == ""
+
+
+def test_a_wanted_share_that_a_cache_gives_to_the_page_is_no_caution():
+    share = replace(FIXED, expert_residency=ExpertResidency(ram_fraction=0.2))
+    assert "expert-share" not in {caution.code for caution in planned(MODEL, SMALL, share).cautions}
+    more = replace(FIXED, expert_residency=ExpertResidency(ram_fraction=0.9))
+    said = {caution.code: caution.message for caution in planned(MODEL, SMALL, more).cautions}
+    assert "90% of the experts were wanted in RAM" in said["expert-share"]
+    assert "there is not room for more" in said["expert-share"]

@@ -174,14 +174,14 @@ def _storage(plan: Plan, model: Model) -> Iterator[Violation]:
             yield Violation(rule="ssd", message=f"{tensor.name} is on SSD and every token needs it")
     if on_ssd and plan.load_mode not in (LoadMode.MMAP, LoadMode.STREAM):
         yield Violation(rule="ssd", message=f"load mode {plan.load_mode} reads what is on SSD")
-    yield from _streaming(plan)
+    yield from _streaming(plan, model)
     if on_ssd and plan.extra_buffers:
         yield Violation(rule="ssd", message="repacking copies what is on SSD into memory")
     if on_ssd and Tier.SSD not in plan.strategy.hierarchy:
         yield Violation(rule="hierarchy", message="experts lie on SSD, which may not be used")
 
 
-def _streaming(plan: Plan) -> Iterator[Violation]:
+def _streaming(plan: Plan, model: Model) -> Iterator[Violation]:
     """Whether the cache of a plan that streams is charged, and worth having."""
     charged = plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_CACHE)
     streaming = plan.streaming
@@ -196,6 +196,25 @@ def _streaming(plan: Plan) -> Iterator[Violation]:
             rule="streaming",
             message=f"the host is charged {charged} bytes of cache, the stream wants "
             f"{streaming.cache_bytes}",
+        )
+    matrices = [
+        tensor
+        for layer in model.layers
+        for tensor in layer.routed_matrices(model.expert_count)
+        if plan.device_of(tensor) == SSD
+    ]
+    expert_bytes = sum(matrix.size_bytes for matrix in matrices)
+    if streaming.expert_bytes != expert_bytes:
+        yield Violation(
+            rule="streaming",
+            message=f"{streaming.expert_bytes} bytes are to stream, and {expert_bytes} lie on SSD",
+        )
+    cycle_bytes = sum(m.size_bytes * model.experts_used // m.shape[-1] for m in matrices)
+    if streaming.minimum_bytes < min(expert_bytes, cycle_bytes * 3 // 2):
+        yield Violation(
+            rule="streaming",
+            message=f"a least cache of {format_gib(streaming.minimum_bytes)} hits nothing: a token "
+            f"uses {format_gib(cycle_bytes)}",
         )
     if streaming.cache_bytes < streaming.minimum_bytes:
         yield Violation(

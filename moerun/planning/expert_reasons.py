@@ -5,6 +5,7 @@ Does not know: how the placement was found, or the other lines of an explanation
 """
 
 from itertools import groupby
+from typing import Final
 
 from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
 from moerun.model.description import Model
@@ -13,6 +14,8 @@ from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import Tier
 from moerun.units import format_gib
+
+_PAGE_BYTES: Final = 4096
 
 
 def expert_decisions(problem: Problem, candidate: Candidate, plan: Plan) -> list[Decision]:
@@ -53,9 +56,14 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
         ("VRAM", residency.vram_fraction, in_vram),
         ("RAM", residency.ram_fraction, in_ram),
     ):
-        if wanted is None or size >= int(total * wanted):
+        missing = 0 if wanted is None else int(total * wanted) - size
+        if wanted is None or missing <= 0:
             continue
-        is_rounded = int(total * wanted) - size < step
+        if name == "RAM" and plan.streaming is not None:
+            if missing < _PAGE_BYTES:
+                continue  # a cache is cut to whole pages
+            step = 0
+        is_rounded = missing < step
         unit = "matrices" if problem.strategy.split_layers else "layers"
         why = f"rounded down to whole {unit}" if is_rounded else "there is not room for more"
         if name == "VRAM" and not plan.devices:

@@ -28,9 +28,9 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         *expert_decisions(problem, candidate, plan),
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
-        *streaming_decisions(problem, candidate, plan),
         _repack_line(problem, candidate, plan),
         _thread_line(problem, plan),
+        *streaming_decisions(problem, candidate, plan),
     ]
     return tuple(found)
 

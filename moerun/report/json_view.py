@@ -42,8 +42,19 @@ def plan_document(model: Model, machine: Machine, plan: Plan) -> dict[str, Any]:
         "model": facts | sums | {"layer_count": len(model.layers)},
         "machine": to_plain(machine),
         "summary": to_plain(summary)
-        | {"memory_bytes": summary.memory_bytes, "saved_bytes": summary.saved_bytes},
+        | {"memory_bytes": summary.memory_bytes, "saved_bytes": summary.saved_bytes}
+        | _cache_facts(plan),
         "plan": to_plain(plan),
+    }
+
+
+def _cache_facts(plan: Plan) -> dict[str, float]:
+    """Return what a cache holds of the experts that stream; nothing where none do."""
+    if plan.streaming is None:
+        return {}
+    return {
+        "held_fraction": plan.streaming.held_fraction,
+        "held_cycles": plan.streaming.held_cycles,
     }
 
 
