@@ -25,17 +25,13 @@ def describe_faster(plan: Plan, model: Model, machine: Machine) -> str | None:
     """Return what would make the plan faster, None when all of it lies on GPUs."""
     on_ssd_bytes = plan.expert_bytes(model, SSD)
     in_ram_bytes = plan.expert_bytes(model, HOST)
-    if plan.streaming is not None:
-        missing_bytes = max(0, plan.streaming.expert_bytes - plan.streaming.cache_bytes)
+    streaming = plan.streaming
+    if streaming is not None and streaming.held_fraction < 1:
         return (
-            (
-                f"{format_gib(missing_bytes)} of the experts find no room in the cache; "
-                f"that much more RAM or VRAM would hold them"
-            )
-            if missing_bytes
-            else None
+            f"{format_gib(streaming.expert_bytes - streaming.cache_bytes)} of the experts find no "
+            "room in the cache; that much more RAM or VRAM would hold them"
         )
-    if on_ssd_bytes:
+    if on_ssd_bytes and streaming is None:
         return (
             f"{format_gib(on_ssd_bytes)} of the experts are read from SSD; "
             f"that much more RAM or VRAM would hold them"
