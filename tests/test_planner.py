@@ -14,6 +14,7 @@ from moerun.machine.description import (
     HOST,
     SSD,
     WINDOWS,
+    Gpu,
     GpuBackend,
 )
 from moerun.model.description import ExpertPart, Model, TensorRole
@@ -390,3 +391,17 @@ def test_flash_attention_depends_on_no_placement_where_processors_compute(gpus, 
 def test_a_small_host_keeps_no_more_than_an_eighth_free(total, policy, margin):
     assert Strategy(allocation_policy=policy).host_margin_of(total) == margin
     assert Strategy(host_margin_bytes=7).host_margin_of(total) == 7
+
+
+def test_a_driver_takes_host_memory_and_a_worker_needs_none():
+    model = a_model(layers=4)
+
+    def program_bytes(*gpus: Gpu) -> int:
+        plan = planned(model, a_machine(gpus=gpus))
+        assert len(plan.devices) == len(gpus)
+        return plan.ledger.kind_bytes(HOST, ChargeKind.RUNTIME)
+
+    alone = program_bytes()
+    assert alone > 0
+    assert program_bytes(a_gpu(free=8 * GIB, backend=GpuBackend.RPC)) == alone
+    assert program_bytes(a_gpu(free=8 * GIB)) > alone

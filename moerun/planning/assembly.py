@@ -235,7 +235,7 @@ def _fixed_charges(at: Situation, candidate: Candidate) -> list[Charge]:
         Charge(device=HOST, kind=kind, size_bytes=s.size_bytes, confidence=s.confidence)
         for kind, s in host_charges(
             at,
-            with_gpu=bool(candidate.devices),
+            tuple(at.problem.machine.gpu(device) for device in candidate.devices),
             work=candidate.need.work,
             is_pipelined=candidate.is_pipelined,
         )

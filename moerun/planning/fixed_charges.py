@@ -135,14 +135,14 @@ def runtime(gpu: Gpu) -> Sized:
     return Sized(size_bytes=RUNTIME_BYTES[gpu.backend], confidence=Confidence.ASSUMED)
 
 
-def host_runtime(model: Model, *, with_gpu: bool) -> Sized:
-    """Return what the process itself takes."""
+def host_runtime(model: Model, devices: tuple[Gpu, ...]) -> Sized:
+    """Return what the process itself takes; what a worker lends needs no driver here."""
     size = (
         HOST_PROGRAM_BYTES
         + model.vocabulary_size * HOST_TOKEN_BYTES
         + len(model.layers) * HOST_LAYER_BYTES
     )
-    if with_gpu:
+    if any(not gpu.is_remote for gpu in devices):
         return Sized(size_bytes=size + HOST_DRIVER_BYTES, confidence=Confidence.ASSUMED)
     return Sized(size_bytes=size, confidence=Confidence.DERIVED)
 

@@ -187,7 +187,7 @@ def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) ->
     need = _host_need(
         at,
         host_layers=host_layers,
-        with_gpu=bool(devices),
+        devices=devices,
         left=left,
         is_pipelined=_is_pipelined(len(devices), has_staging=has_staging),
     )
@@ -223,7 +223,7 @@ def _usable_bytes(at: Situation, gpu: Gpu, *, has_staging: bool) -> int:
     if problem.rooms.pool_bytes is None or not gpu.shares_host_memory:
         return usable
     anything = problem.cargo.vram_parts if has_staging else ()
-    need = _host_need(at, host_layers=0, with_gpu=True, left=anything)
+    need = _host_need(at, host_layers=0, devices=(gpu,), left=anything)
     host_bytes = problem.rooms.host.margin_bytes + need.total_bytes
     return min(usable, problem.rooms.pool_bytes - host_bytes)
 
@@ -267,7 +267,7 @@ def _host_need(
     at: Situation,
     *,
     host_layers: int,
-    with_gpu: bool,
+    devices: tuple[Gpu, ...],
     left: tuple[PartBytes, ...],
     is_pipelined: bool = False,
 ) -> HostNeed:
@@ -279,9 +279,9 @@ def _host_need(
         work |= Work.EXPERTS | Work.LAYERS | Work.OUTPUT
     if host_layers:
         work |= Work.EXPERTS | Work.LAYERS
-    if not with_gpu:
+    if not devices:
         work |= Work.OUTPUT
-    charges = host_charges(at, with_gpu=with_gpu, work=work, is_pipelined=is_pipelined)
+    charges = host_charges(at, devices, work=work, is_pipelined=is_pipelined)
     fixed += sum(sized.size_bytes for _, sized in charges)
     if host_layers:
         fixed += load.repeated_bytes
@@ -293,7 +293,7 @@ def _host_need(
         work=work,
         fixed_bytes=fixed,
         layer_bytes=at.freight.dense_sums_bytes[host_layers],
-        output_bytes=0 if with_gpu else load.output_bytes + tied_copy_bytes(problem),
+        output_bytes=0 if devices else load.output_bytes + tied_copy_bytes(problem),
         staging_bytes=staging,
     )
 

@@ -166,7 +166,7 @@ def gpu_charges(
 
 
 def host_charges(
-    at: Situation, *, with_gpu: bool, work: Work, is_pipelined: bool = False
+    at: Situation, devices: tuple[Gpu, ...], *, work: Work, is_pipelined: bool = False
 ) -> tuple[tuple[ChargeKind, Sized], ...]:
     """Return what the host is charged before any tensor, for what it computes."""
     problem = at.problem
@@ -185,7 +185,7 @@ def host_charges(
         ubatch_tokens=problem.strategy.ubatch_tokens,
     )
     return (
-        (ChargeKind.RUNTIME, fixed_charges.host_runtime(problem.model, with_gpu=with_gpu)),
+        (ChargeKind.RUNTIME, fixed_charges.host_runtime(problem.model, devices)),
         (ChargeKind.COMPUTE, compute),
     )
 
