@@ -13,6 +13,16 @@ from moerun.model.description import ModelFile
 DENSE_BYTES = 10_000
 
 
+def forget(path: Path) -> None:
+    """Have the page cache forget a file that nobody has touched in a mapping, if it can."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
 class MappedModel:
     """Layers of two matrices behind some dense bytes; nothing but the last page is aligned."""
 

@@ -3,8 +3,11 @@
 Beliefs of Linux: a fixed mapping replaces what was there and keeps the address (mmap(2)); what
 MADV_DONTNEED drops of anonymous memory reads as zeroes and is no memory any more, of a file's
 mapping it is only unmapped, and POSIX_FADV_DONTNEED then drops it from the page cache unless
-another process maps it (madvise(2), posix_fadvise(2)); huge pages would hold much more than a
-slice that is written (MADV_NOHUGEPAGE). Checked by tests/test_memory_map.py.
+another process maps it (madvise(2), posix_fadvise(2)); a fault in a mapping under MADV_RANDOM
+reads its own page and none around it; huge pages would hold much more than a slice that is written
+(MADV_NOHUGEPAGE); of a file that is neither ours nor writable, mincore takes every page for
+resident (mincore(2), since 5.2), and pagemap tells which are mapped. Checked by
+tests/test_memory_map.py.
 
 Knows: the system calls, and how addresses are rounded to pages.
 Does not know: what lies at an address.
@@ -29,12 +32,15 @@ _PRIVATE: Final = 2
 _FIXED: Final = 0x10
 _ANONYMOUS: Final = 0x20
 _NO_RESERVE: Final = 0x4000
+_RANDOM: Final = 1
 _WILL_NEED: Final = 3
 _DO_NOT_NEED: Final = 4
 _NO_HUGE_PAGES: Final = 15
 _MOVE: Final = 1 | 2 | 4  # MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP
 _USUAL_MAPPINGS: Final = 65530  # vm.max_map_count, where it cannot be read
 _MOST_PAGES_AT_ONCE: Final = 1 << 16
+_ENTRY_BYTES: Final = 8  # of one page in pagemap, whose highest bit says that it is mapped
+_IS_MAPPED: Final = bytes(byte >> 7 for byte in range(256))
 
 
 def page_floor(position: int) -> int:
@@ -92,6 +98,12 @@ def will_need(first: int, last: int) -> None:
         _fail("read ahead in the model's mapping", last - first)
 
 
+def read_no_more_than_touched(first: int, last: int) -> None:
+    """Have faults in whole pages of a file's mapping read no pages around them."""
+    if _library().madvise(first, last - first, _RANDOM) != 0:
+        _fail("take advice on the model's mapping", last - first)
+
+
 def drop_from_page_cache(descriptor: int, offset_bytes: int, size_bytes: int) -> None:
     """Have the page cache forget a part of a file that nobody maps."""
     os.posix_fadvise(descriptor, offset_bytes, size_bytes, os.POSIX_FADV_DONTNEED)
@@ -108,6 +120,38 @@ def resident_bytes(first: int, last: int) -> int:
         pages = ctypes.string_at(states, size_bytes // PAGE_BYTES)
         total += len(pages) - pages.count(0)  # the lowest bit says it, the others are not used
     return total * PAGE_BYTES
+
+
+def is_resident(page: int) -> bool:
+    """Whether one page is in memory, as the system tells (mincore)."""
+    state = ctypes.c_ubyte()
+    return _library().mincore(page, PAGE_BYTES, ctypes.byref(state)) == 0 and bool(state.value & 1)
+
+
+def tells_residency(path: str) -> bool:
+    """Whether the system tells this process which pages of a file are in memory."""
+    try:
+        return os.access(path, os.W_OK, effective_ids=True) or os.stat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def mapped_bytes(first: int, last: int) -> int:
+    """Return how many bytes of whole pages this process has mapped, whoever owns the file.
+
+    All that may be, where the system tells a process nothing of its own pages.
+    """
+    pages = 0
+    try:
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            for start in range(first, last, _MOST_PAGES_AT_ONCE * PAGE_BYTES):
+                count = min(last - start, _MOST_PAGES_AT_ONCE * PAGE_BYTES) // PAGE_BYTES
+                pagemap.seek(start // PAGE_BYTES * _ENTRY_BYTES)
+                entries = pagemap.read(count * _ENTRY_BYTES)
+                pages += entries[_ENTRY_BYTES - 1 :: _ENTRY_BYTES].translate(_IS_MAPPED).count(1)
+    except PermissionError:
+        return resident_bytes(first, last)
+    return pages * PAGE_BYTES
 
 
 def read_into(descriptor: int, address: int, size_bytes: int, offset_bytes: int) -> int:

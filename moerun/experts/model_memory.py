@@ -43,6 +43,10 @@ class Matrix:
             page_ceiling(self.address + (last + 1) * self.expert_bytes),
         )
 
+    def middle(self, expert: int) -> int:
+        """Return an address amid one expert."""
+        return self.address + expert * self.expert_bytes + self.expert_bytes // 2
+
     def core_span(self, expert: int) -> tuple[int, int]:
         """Return the whole pages that hold nothing but one expert; they may be none."""
         start = self.address + expert * self.expert_bytes
@@ -79,7 +83,8 @@ class ModelMemory:
         self.reader: Final = Reader([file.path for file in layout.files], threads=threads)
         self.matrices: dict[int, tuple[Matrix, ...]] = {}
         self._mapped: tuple[tuple[int, MappedFile], ...] = ()
-        self._is_overlaid = False
+        self._resident_spans: tuple[tuple[int, int], ...] = ()
+        self._is_overlaid = self._was_overlaid = False
 
     def attach(
         self,
@@ -142,7 +147,7 @@ class ModelMemory:
             return
         for matrix in self._all_matrices():
             self._uncover(matrix, *self.inner_span(matrix))
-        self._is_overlaid = False
+        self._is_overlaid, self._was_overlaid = False, True
 
     def inner_span(self, matrix: Matrix) -> tuple[int, int]:
         """Return the whole pages that hold nothing but experts of a matrix."""
@@ -155,10 +160,33 @@ class ModelMemory:
         return Read(matrix.file, first, first + matrix.delta, last - first, fetches)
 
     def resident_bytes(self) -> int:
-        """Return the bytes of expert pages in memory, as the system tells."""
-        return sum(
-            memory_map.resident_bytes(*self.inner_span(matrix)) for matrix in self._all_matrices()
-        )
+        """Return the bytes of expert pages in memory, as the system tells.
+
+        Of a mapped file that is not ours, it tells only what this process has touched.
+        """
+        tells = [memory_map.tells_residency(file.path) for file in self.layout.files]
+        total_bytes = 0
+        for matrix in self._all_matrices():
+            is_told = self._is_overlaid or tells[matrix.file]
+            count = memory_map.resident_bytes if is_told else memory_map.mapped_bytes
+            total_bytes += count(*self.inner_span(matrix))
+        return total_bytes
+
+    def file_span(self, matrix: Matrix) -> tuple[int, int]:
+        """Return the whole pages of a matrix that are the file's own while no cache runs."""
+        first, last = matrix.slice_span(0, matrix.expert_count - 1)
+        inner_first, inner_last = self.inner_span(matrix)
+        if self._is_own(first):
+            first = inner_first
+        if self._is_own(last - PAGE_BYTES):
+            last = inner_last
+        return first, max(first, last)
+
+    def _is_own(self, page: int) -> bool:
+        """Whether a page in which a matrix ends is memory of the process's own, and stays it."""
+        if self._was_overlaid:
+            return True
+        return any(first <= page < last for first, last in self._resident_spans)
 
     def close(self) -> None:
         """End the reading threads, and close the files."""
@@ -206,6 +234,7 @@ class ModelMemory:
                 file, before, _, _ = spans.pop()
                 first = before
             spans.append((part.file_index, first, last, delta))
+        self._resident_spans = tuple((first, last) for _, first, last, _ in spans)
         for file, first, last, delta in spans:
             memory_map.lay_anonymous(first, last)
             for start in range(first, last, self.read_bytes):

@@ -1,7 +1,8 @@
 """Experts as pages of the file's own mapping: the page cache holds them, the book keeps the limit.
 
 Missing experts are asked for slice by slice, and the engine's threads wait in the kernel for what
-is not there yet; what leaves is unmapped and dropped from the page cache.
+is not there yet; what leaves is unmapped and dropped from the page cache. The system may take pages
+all the same: it is asked about some of what the book holds, and what it took is a miss.
 
 Knows: advice to the kernel about pages of a mapping.
 Does not know: which expert leaves, or when a page really came.
@@ -10,13 +11,18 @@ Does not know: which expert leaves, or when a page really came.
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from moerun.engine.interface import MappedFile
 from moerun.experts import memory_map
 from moerun.experts.book import CacheBook
 from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
 from moerun.experts.layout import page_slot_bytes
+from moerun.experts.memory_map import page_floor
 from moerun.experts.model_memory import ModelMemory
+
+# Once pages of a held expert were taken, so many requests look at all that they hit.
+_WARY_REQUESTS: Final = 500
 
 
 class PagingMechanism:
@@ -39,11 +45,21 @@ class PagingMechanism:
         self._lock = threading.Lock()
         self._current: frozenset[ExpertKey] = frozenset()
         self._passing: tuple[ExpertKey, ...] = ()
+        self._spans: dict[int, tuple[tuple[int, int], ...]] = {}  # of the matrices in the file
+        self._ahead: set[ExpertKey] = set()  # read ahead and not asked for since
+        self._turn = self._wary_until = 0
 
     def attach(self, mapped: Sequence[MappedFile]) -> None:
         """Take over the mappings of the files."""
         self._memory.attach(mapped)
         self._memory.give_file_back()
+        # All that is needed is advised before it is touched. What a fault read around it would be
+        # in no book, and with a read-ahead of megabytes, as some systems have, it is most of all.
+        for layer, matrices in self._memory.matrices.items():
+            self._spans[layer] = tuple(self._memory.file_span(matrix) for matrix in matrices)
+            for first, last in self._spans[layer]:
+                if first < last:
+                    memory_map.read_no_more_than_touched(first, last)
 
     def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
         """Have the experts of a layer read."""
@@ -55,14 +71,15 @@ class PagingMechanism:
             self._discard(key for key in passed if key not in wanted)
             self._discard(request.victims)
             self._current, self._passing = wanted, request.passing
-            self._advise(layer, request.misses)
-        read_bytes = len(request.misses) * self._read_bytes(layer)
+            taken = self._taken(layer, request.hits)
+            self._advise(layer, (*request.misses, *taken))
+        misses = len(request.misses) + len(taken)
         return Supplied(
-            hits=len(request.hits),
-            misses=len(request.misses),
-            read_bytes=read_bytes,
+            hits=len(request.hits) - len(taken),
+            misses=misses,
+            read_bytes=misses * self._read_bytes(layer),
             evicted=len(request.victims),
-            stall_s=self._clock() - started_s if request.misses else 0.0,
+            stall_s=self._clock() - started_s if misses else 0.0,
         )
 
     def prefetch(self, layer: int, experts: Sequence[int]) -> int:
@@ -71,6 +88,7 @@ class PagingMechanism:
             request = self._book.foretell(layer, experts, keep=self._current)
             self._discard(request.victims)
             self._advise(layer, request.entering)
+            self._ahead.update(request.entering)
             return len(request.entering) * self._read_bytes(layer)
 
     def resize(self, cache_bytes: int) -> None:
@@ -94,19 +112,42 @@ class PagingMechanism:
     def _read_bytes(self, layer: int) -> int:
         return sum(matrix.expert_bytes for matrix in self._memory.matrices[layer])
 
+    def _taken(self, layer: int, hits: Sequence[ExpertKey]) -> tuple[ExpertKey, ...]:
+        """Return held experts whose pages the system took; a few are looked at, in turn."""
+        self._turn += 1
+        if not hits:
+            return ()
+        is_wary = self._turn < self._wary_until
+        looked_at = hits if is_wary else (hits[self._turn % len(hits)],)
+        matrices = self._memory.matrices[layer]
+        matrix = matrices[self._turn % len(matrices)]
+        taken = tuple(
+            key
+            for key in looked_at
+            if key not in self._ahead  # may be on its way
+            and not memory_map.is_resident(page_floor(matrix.middle(key.expert)))
+        )
+        self._ahead.difference_update(hits)
+        self._ahead.update(taken)
+        if taken:
+            self._wary_until = self._turn + _WARY_REQUESTS
+        return taken
+
     def _advise(self, layer: int, keys: Iterable[ExpertKey]) -> None:
+        """Have all pages of experts read; those that are in memory cost nothing."""
         ordered = sorted(keys)
-        for matrix in self._memory.matrices[layer]:
-            inner_first, inner_last = self._memory.inner_span(matrix)
+        matrices = self._memory.matrices[layer]
+        for matrix, (file_first, file_last) in zip(matrices, self._spans[layer], strict=True):
             for key in ordered:
                 first, last = matrix.slice_span(key.expert, key.expert)
-                first, last = max(first, inner_first), min(last, inner_last)
+                first, last = max(first, file_first), min(last, file_last)
                 if first < last:
                     memory_map.will_need(first, last)
 
     def _discard(self, keys: Iterable[ExpertKey]) -> None:
         """Unmap the pages of experts, and have the page cache forget them."""
         for key in keys:
+            self._ahead.discard(key)
             held = self._held_of(key.layer)
             for matrix in self._memory.matrices[key.layer]:
                 first, last = matrix.own_span(key.expert, held)
