@@ -18,7 +18,7 @@ from moerun.planning.plan import (
     TensorPlacement,
 )
 from moerun.planning.situation import Situation, gpu_charges, host_charges, tied_copy_bytes
-from moerun.planning.strategy import AllocationPolicy, StreamingMode
+from moerun.planning.strategy import AllocationPolicy
 
 Shared = tuple[tuple[TensorRole, DeviceId], ...]
 
@@ -68,9 +68,8 @@ def streaming_plan(at: Situation, candidate: Candidate) -> StreamingPlan | None:
     cache, strategy = candidate.cache, at.problem.strategy
     if cache is None:
         return None
-    mode = strategy.streaming
     return StreamingPlan(
-        mode=StreamingMode.AUTO if mode is StreamingMode.OFF else mode,
+        mode=strategy.streaming,
         limit_bytes=candidate.room_bytes,
         cache_bytes=cache.cache_bytes,
         minimum_bytes=cache.minimum_bytes,
