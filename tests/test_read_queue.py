@@ -57,10 +57,11 @@ def test_only_what_nothing_else_waits_for_is_given_up():
 
 def test_a_fetch_is_done_with_its_last_piece():
     fetch = Fetch(2, 1.0)
-    fetch.note(None, 2.0)
-    assert not fetch.is_done
-    fetch.note(OSError("no"), 3.0)
-    assert fetch.is_done
+    done: list[bool] = []
+    for failure, at_s in ((None, 2.0), (OSError("no"), 3.0)):
+        fetch.note(failure, at_s)
+        done.append(fetch.is_done)
+    assert done == [False, True]
     assert fetch.done_s == 3.0
     fetch.settle()
     assert isinstance(fetch.failure, OSError)
