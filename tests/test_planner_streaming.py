@@ -57,6 +57,7 @@ def test_what_fits_does_not_stream_unless_it_was_asked_for():
         plan = planned(MODEL, machine, replace(FIXED, **wish))
         assert plan.streaming is not None
         assert plan.streaming.held_fraction == 1.0
+        assert plan.streaming.cache_bytes < 1.01 * plan.streaming.expert_bytes  # whole pages
         assert plan.load_mode is LoadMode.STREAM
 
 
@@ -297,3 +298,46 @@ def test_a_wanted_share_that_a_cache_gives_to_the_page_is_no_caution():
     said = {caution.code: caution.message for caution in planned(MODEL, SMALL, more).cautions}
     assert "90% of the experts were wanted in RAM" in said["expert-share"]
     assert "there is not room for more" in said["expert-share"]
+
+
+def test_no_floor_is_above_all_experts():
+    every = a_model(layers=4, experts_used=8, expert_count=8)
+    plan = planned(every, a_machine(ram=16 * GIB), replace(FIXED, streaming=StreamingMode.CACHE))
+    assert plan.streaming is not None
+    assert plan.streaming.minimum_bytes == plan.streaming.cache_bytes
+    assert plan.streaming.minimum_bytes < plan.streaming.cycle_bytes * 1.5
+
+
+def test_pins_to_ram_count_towards_the_wanted_share():
+    pin = Pin(pattern="blk.9.*_exps.*", device="cpu", origin="--pin")
+    share = ExpertResidency(ram_fraction=0.3)
+    plan = planned(MODEL, SMALL, replace(FIXED, expert_residency=share, pins=(pin,)))
+    assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == 300 * MIB
+    assert 599 * MIB < cache_bytes(plan) <= 600 * MIB
+
+
+def test_what_ram_holds_is_not_taken_by_the_cache_for_pins_to_ssd():
+    pin = Pin(pattern="blk.[0-4].*_exps.*", device="ssd", origin="--pin")
+    plan = planned(MODEL, a_machine(ram=2500 * MIB), replace(FIXED, pins=(pin,)))
+    assert plan.ledger.kind_bytes(HOST, ChargeKind.EXPERT_WEIGHTS) == 1500 * MIB
+    assert 500 * MIB < cache_bytes(plan) < 1000 * MIB
+
+
+@pytest.mark.parametrize("has_biases", [False, True])
+def test_what_a_refusal_says_is_missing_would_be_enough(has_biases: bool):
+    sizes = (100 * MIB,) * 3
+    layers = [
+        a_layer(index, dense=10 * MIB, experts=sizes, has_biases=has_biases) for index in range(10)
+    ]
+    model = a_model(layers=layers)
+    strategy = replace(FIXED, streaming=StreamingMode.CACHE)
+    with pytest.raises(DoesNotFit) as refusal:
+        planned(model, a_machine(ram=GIB), strategy)
+    (shortfall,) = refusal.value.shortfalls
+    missing_bytes = shortfall.needed_bytes - shortfall.available_bytes  # type: ignore[attr-defined]
+
+    with pytest.raises(DoesNotFit):
+        planned(model, a_machine(ram=GIB + missing_bytes - MIB), strategy)
+    tables_bytes = (GIB + missing_bytes) // 500
+    enough = planned(model, a_machine(ram=GIB + missing_bytes + tables_bytes), strategy)
+    assert enough.streaming is not None
