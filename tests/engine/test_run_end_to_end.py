@@ -411,8 +411,11 @@ class Terminal:
         edited, right after the prompt, is lost to Python.
         """
         deadline = time.monotonic() + LIMIT_S
+        nudged_at = 0.0
         while text not in self.seen:
-            self.type(nudge)
+            if nudge and time.monotonic() - nudged_at >= 1.0:  # not for each echo of itself
+                self.type(nudge)
+                nudged_at = time.monotonic()
             assert time.monotonic() < deadline, f"{text!r} did not come: {self.seen!r}"
             if select.select([self._main], [], [], 1.0)[0]:
                 try:
