@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from moerun.errors import ModelError
+from moerun.experts import memory_map
 from moerun.experts.read_queue import Fetch, Read
 from moerun.experts.reader import Reader
+from tests.mapped_experts import forget
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="streaming is Linux's")
 
@@ -98,11 +101,27 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path: Path):
         Reader([str(tmp_path / "nothing")], threads=1)
 
 
-def test_file_systems_without_direct_reads_are_read_all_the_same(room: int):
+def test_a_file_system_without_direct_reads_is_read_all_the_same(room: int):
+    path = Path("/sys/kernel/notes")
+    if not path.exists():
+        pytest.skip("this system shows no notes of its kernel")
+    with pytest.raises(OSError, match="Invalid argument"):
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    content = path.read_bytes()
+    reader = Reader([str(path)], threads=1)
+    fetch = Fetch(1, 0.0)
+    reader.submit([Read(0, room, 0, PAGE, (fetch,))])
+    fetch.wait()
+    reader.close()
+    assert len(content) > 0
+    assert ctypes.string_at(room, len(content)) == content
+
+
+def test_files_in_memory_are_read_as_well(room: int):
     folder = Path("/dev/shm")
     if not folder.is_dir():
         pytest.skip("there is no tmpfs here")
-    path = folder / "moerun-test-reader"
+    path = folder / f"moerun-test-reader-{os.getpid()}"
     path.write_bytes(b"x" * PAGE)
     try:
         reader = Reader([str(path)], threads=1)
@@ -113,3 +132,22 @@ def test_file_systems_without_direct_reads_are_read_all_the_same(room: int):
     finally:
         path.unlink()
     assert ctypes.string_at(room, PAGE) == b"x" * PAGE
+
+
+def test_reads_leave_nothing_in_the_page_cache(room: int, path: Path):
+    forget(path)
+    with path.open("rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE)
+    view = ctypes.c_char.from_buffer(mapping)
+    first = ctypes.addressof(view)
+    last = memory_map.page_ceiling(first + len(mapping))
+    if memory_map.resident_bytes(first, last):
+        pytest.skip("this file system keeps files in memory")
+    reader = Reader([str(path)], threads=2)
+    fetch = Fetch(1, 0.0)
+    reader.submit([Read(0, room, 0, 16 * PAGE, (fetch,))])
+    fetch.wait()
+    reader.close()
+    assert memory_map.resident_bytes(first, last) == 0
+    del view
+    mapping.close()
