@@ -39,6 +39,8 @@ def test_a_process_takes_most_of_what_is_charged_and_no_more(file: Path, tmp_pat
         sample = runner.sample_statistics((str(file),))
     assert sample is not None
     assert sample.model_resident_bytes is not None
+    assert sample.file_backed_bytes is not None
+    assert sample.private_bytes is not None
     code_bytes = sample.file_backed_bytes - sample.model_resident_bytes
     buffer_bytes = sum(buffer.size_bytes for buffer in report.buffers)
     taken_bytes = sample.private_bytes + code_bytes - buffer_bytes
