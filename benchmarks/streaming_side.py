@@ -77,6 +77,9 @@ class Stock:
         parameters.n_gpu_layers = 0
         parameters.use_extra_bufts = False
         parameters.load_mode = LOAD_MMAP
+        # An empty list: without one the engine takes every device that the process knows of.
+        self._devices = (ctypes.c_void_p * 1)(None)
+        parameters.devices = ctypes.cast(self._devices, ctypes.c_void_p)
         self._model = llama.llama_model_load_from_file(job.model_path.encode(), parameters)
         if not self._model:
             raise RuntimeError(f"llama-cpp-python cannot load {job.model_path}")
