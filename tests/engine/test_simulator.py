@@ -81,10 +81,9 @@ def test_a_replay_hits_what_the_run_hit(
         cache_bytes=cache_bytes,
     )
     assert found.decode.tokens == sample.decode.tokens > 30
-    # nothing was read ahead, so the two decide the same to the last expert
-    for replayed, real in ((found.decode, sample.decode), (found.prefill, sample.prefill)):
-        assert replayed.hits + replayed.misses == real.hits + real.misses
-        apart = (replayed.hits - real.hits) / max(1, real.hits + real.misses)
-        assert abs(apart) <= POINTS_APART
+    # Of a prompt, layers are read ahead where the cache has room, which a replay does not know.
+    replayed, real = found.decode, sample.decode
+    assert replayed.hits + replayed.misses == real.hits + real.misses
+    assert abs(replayed.hits - real.hits) / (real.hits + real.misses) <= POINTS_APART
     assert sample.decode.hit_fraction is not None
     assert 0.1 < sample.decode.hit_fraction < 1.0
