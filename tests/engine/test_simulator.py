@@ -19,8 +19,10 @@ from tests.engine.builders import ENGINE, answer, arguments
 
 pytestmark = pytest.mark.engine
 
-# The engine's cache counts whole pages and reads a batch in runs, the replay counts slices.
+# Where layers of a prompt are read ahead, which a replay does not know, decoding begins with
+# another cache; what is promised of the simulator is this.
 POINTS_APART = 0.02
+LARGE_SHARE = 0.8
 
 DEMO = Path(str(resources.files("moerun.data") / "demo" / "demo.gguf"))
 PROMPTS = ("What is moerun?", "What is a router in a mixture of experts?", "Who wrote this?")
@@ -63,7 +65,7 @@ def streamed_run(
     return sample, cache_bytes
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("share", [0.25, 0.5, LARGE_SHARE])
 @pytest.mark.parametrize("policy", PolicyName)
 @pytest.mark.parametrize("mode", [StreamingMode.CACHE, StreamingMode.PAGING])
 def test_a_replay_hits_what_the_run_hit(
@@ -81,9 +83,15 @@ def test_a_replay_hits_what_the_run_hit(
         cache_bytes=cache_bytes,
     )
     assert found.decode.tokens == sample.decode.tokens > 30
-    # Of a prompt, layers are read ahead where the cache has room, which a replay does not know.
-    replayed, real = found.decode, sample.decode
-    assert replayed.hits + replayed.misses == real.hits + real.misses
-    assert abs(replayed.hits - real.hits) / (real.hits + real.misses) <= POINTS_APART
+    if sample.prefill.experts_in > sample.prefill.misses:
+        assert share == LARGE_SHARE, "the cache has no room for whole layers ahead"
+        real, replayed = sample.decode, found.decode
+        assert replayed.hits + replayed.misses == real.hits + real.misses
+        assert abs(replayed.hits - real.hits) / (real.hits + real.misses) <= POINTS_APART
+    else:
+        # nothing was read ahead, so the two decide the same to the last expert
+        for replayed, real in ((found.decode, sample.decode), (found.prefill, sample.prefill)):
+            assert (replayed.hits, replayed.misses) == (real.hits, real.misses)
+            assert replayed.read_bytes == real.read_bytes
     assert sample.decode.hit_fraction is not None
     assert 0.1 < sample.decode.hit_fraction < 1.0
