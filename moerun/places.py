@@ -54,6 +54,21 @@ def working_folder() -> Path:
         ) from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write or replace a file, whole or not at all, for this user alone; raises OSError."""
+    import tempfile  # with much that a command that only reads does not need
+
+    # mkstemp makes the file for this user alone.
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
 def _state_path(environment: Mapping[str, str], platform: str) -> Path:
     if overruled := environment.get(STATE_VARIABLE):
         return _absolute(overruled)

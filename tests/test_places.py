@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from moerun.errors import MoerunError
-from moerun.places import config_folder, log_folder, state_folder, working_folder
+from moerun.places import config_folder, log_folder, state_folder, working_folder, write_whole
 
 HOME = {"HOME": "/home/ada"}
 
@@ -83,3 +83,18 @@ def test_a_file_in_the_way_is_one_sentence(tmp_path: Path):
         with pytest.raises(MoerunError, match="cannot be made") as caught:
             state_folder({"MOERUN_STATE_DIR": str(path)})
         assert "MOERUN_STATE_DIR" in (caught.value.hint or "")
+
+
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path: Path):
+    path = tmp_path / "document.json"
+    write_whole(path, "first")
+    write_whole(path, "second")
+    assert path.read_text(encoding="utf-8") == "second"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["document.json"]
+    if os.name == "posix":
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(path, "cut \ud800")
+    assert path.read_text(encoding="utf-8") == "second"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["document.json"]

@@ -4,10 +4,10 @@ Knows: what a result holds for (engine, its libraries, the processor), and its f
 Does not know: what is checked.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import json
-import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Final
 from moerun.codec import from_plain, to_plain
 from moerun.engine import abi
 from moerun.engine.self_check import SelfCheck, run_self_check
+from moerun.places import write_whole
 
 SCHEMA: Final = 1
 FILE_NAME: Final = "engine-check.json"
@@ -60,13 +61,9 @@ def _read(path: Path, wanted: str) -> SelfCheck | None:
 
 def _write(path: Path, key: str, check: SelfCheck) -> None:
     document = {"schema": SCHEMA, "key": key, "check": to_plain(check)}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-        partial.replace(path)
-    except OSError:
-        # A read-only or full disk costs the check at every start, nothing else.
-        partial.unlink(missing_ok=True)
+    # A read-only or full disk costs the check at every start, nothing else.
+    with contextlib.suppress(OSError):
+        write_whole(path, json.dumps(document, indent=1) + "\n")
 
 
 def _library_marks() -> list[str]:

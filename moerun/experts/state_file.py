@@ -5,12 +5,11 @@ Does not know: what the documents say.
 """
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
 from moerun.codec import from_plain, to_plain
+from moerun.places import write_whole
 
 Value = TypeVar("Value")
 
@@ -23,15 +22,7 @@ def write_value(path: Path, value: object, *, schema: int) -> str | None:
     document = {"schema": schema, **to_plain(value)}
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file for this user alone.
-        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(document))
     except OSError as error:
         return f"{path} cannot be written ({error.strerror or error}); the next run learns again"
     return None

@@ -10,8 +10,6 @@ Does not know: how the figures come about, or how they are shown.
 
 import contextlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from moerun.errors import MoerunError
 from moerun.experts.counters import StreamingSample
 from moerun.machine.description import DeviceId
 from moerun.machine.probe_processes import process_mark
+from moerun.places import write_whole
 from moerun.planning.plan import Ledger
 from moerun.runner.statistics import MemorySample
 
@@ -87,15 +86,7 @@ def write_record(state: Path, record: RunnerRecord) -> None:
     document = {"schema": RECORD_SCHEMA, **to_plain(record)}
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        # mkstemp makes the file for this user alone.
-        descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_whole(path, json.dumps(document))
     except OSError as error:
         raise MoerunError(
             f"the record {path} cannot be written: {error.strerror or error}",
