@@ -16,7 +16,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from moerun.errors import ModelError, ModelNotFound
+from moerun.errors import ModelError, ModelNotFound, UsageError
 
 DEMO: Final = "demo"
 MODELS_VARIABLE: Final = "MOERUN_MODELS"
@@ -75,6 +75,23 @@ def resolve_model(
         f"No model at hand is called '{name}'.",
         hint=_closest(name, at_hand) or _LISTING,
     )
+
+
+def path_within(folder: Path, *parts: str) -> Path:
+    """Return the path of these parts below a folder; UsageError for one that would lie elsewhere.
+
+    The last guard of every store, behind the grammar: links are followed, so that a folder which
+    was made to point elsewhere is refused too.
+    """
+    base = folder.resolve()
+    try:
+        path = base.joinpath(*parts)
+        lies_within = path != base and path.resolve().is_relative_to(base)
+    except (OSError, RuntimeError, ValueError) as error:  # circles of links, zero bytes
+        raise UsageError(f"{'/'.join(parts)[:80]!r} cannot be a path in {folder}.") from error
+    if not lies_within or ".." in path.relative_to(base).parts:
+        raise UsageError(f"{'/'.join(parts)[:80]!r} would lie outside {folder}.")
+    return path
 
 
 def _existing(name: str, folder: Path) -> Path | None:
