@@ -8,6 +8,7 @@
       EngineError 6           EngineMissing, EngineMismatch, EngineRefused, EngineCrashed,
                               EngineOutOfMemory
       ServeError 7            AddressInUse
+      PullError 8             Unreachable, AccessDenied, WrongContent, NoRoom
 
 A message says what failed, the numbers, and what to do, in one sentence each. Anything that is
 not a `MoerunError` is a bug: the command line prints one sentence, the path of a log, and exits
@@ -151,3 +152,25 @@ class ServeError(MoerunError):
 
 class AddressInUse(ServeError):
     """Something else listens there."""
+
+
+class PullError(MoerunError):
+    """A model could not be downloaded; what arrived is kept, and the next pull goes on."""
+
+    exit_code = 8
+
+
+class Unreachable(PullError):
+    """A host cannot be reached, does not answer, or keeps failing."""
+
+
+class AccessDenied(PullError):
+    """The host wants a token, or another one."""
+
+
+class WrongContent(PullError):
+    """What arrived is not what was promised: another length, another digest, no such protocol."""
+
+
+class NoRoom(PullError):
+    """The files do not fit on the disk they should go to."""
