@@ -362,4 +362,6 @@ def _short(text: str, limit: int = 80) -> str:
 
 
 def _package_entries() -> Collection[str]:
-    return ()
+    from moerun.model.catalog import catalog_names  # a folder to list, only when it is asked for
+
+    return catalog_names()
