@@ -80,9 +80,15 @@ def a_winner(order, **changes):
     return Learned(**{**fields, **changes})
 
 
-def test_a_first_run_begins_with_a_cache_and_tries_the_rest(order):
-    streamer = Opening().open(order)
-    assert streamer.tuner.setup == Setup(mechanism=CACHE)
+@pytest.mark.parametrize(("held_fraction", "mechanism"), [(0.49, CACHE), (0.5, PAGING)])
+def test_a_first_run_begins_by_the_share_that_is_held_and_tries_the_rest(
+    order, held_fraction, mechanism
+):
+    cache_bytes = int(order.layout.expert_bytes * held_fraction)
+    streamer = Opening().open(replace(order, cache_bytes=cache_bytes))
+    assert streamer.tuner.setup == Setup(
+        mechanism=mechanism, preload_experts=order.layout.experts_used
+    )
     assert not streamer.tuner.is_done
     assert streamer.wants_hidden
     assert "no run of this model was measured here yet" in streamer.sample().because
@@ -104,7 +110,7 @@ def test_what_an_earlier_run_found_is_not_tried_again(order, tmp_path):
 def test_a_run_that_ended_early_leaves_the_rest_to_be_tried(order, tmp_path):
     write_tuning(tmp_path / "state", key_of(order), a_winner(order, preload_experts=None))
     streamer = Opening().open(order)
-    assert streamer.tuner.setup == Setup(mechanism=PAGING)
+    assert streamer.tuner.setup.mechanism is PAGING
     assert streamer.tuner.may_preload
     streamer.close()
 
@@ -167,7 +173,7 @@ def test_a_mechanism_that_was_asked_for_is_no_winner(order, tmp_path):
     run_long(opening, replace(order, mode=PAGING))
     learned, _ = read_tuning(tmp_path / "state", key_of(order))
     assert learned is not None
-    assert (learned.mechanism, learned.preload_experts) == (PAGING, 0)
+    assert (learned.mechanism, learned.preload_experts) == (PAGING, order.layout.experts_used)
     assert learned.because.startswith("tried; ")
 
 

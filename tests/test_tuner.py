@@ -1,3 +1,5 @@
+import pytest
+
 from moerun.experts.trial import TrialRules
 from moerun.experts.tuner import Choices, Setup, Tuner
 from moerun.planning.strategy import StreamingMode
@@ -49,6 +51,26 @@ def test_reading_ahead_that_loses_is_left_off():
     run(tuner, times(paging=0.2, ahead=1.3))
     assert tuner.setup == Setup(mechanism=CACHE, preload_experts=0)
     assert [verdict.winner for verdict in tuner.verdicts] == ["cache", "0"]
+
+
+def test_reading_ahead_that_runs_from_the_start_stays_while_mechanisms_are_tried():
+    tuner = a_tuner(
+        Choices(mechanisms=(PAGING,), preload_experts=(0,)),
+        setup=Setup(mechanism=CACHE, preload_experts=8),
+    )
+    assert run(tuner, times(paging=0.05, ahead=1.3)) == [
+        Setup(mechanism=CACHE, preload_experts=8),
+        Setup(mechanism=PAGING, preload_experts=8),
+        Setup(mechanism=PAGING),
+    ]
+    assert tuner.setup == Setup(mechanism=PAGING)
+
+
+@pytest.mark.parametrize(("stall_fraction", "has_trial"), [(0.001, True), (0.0, False)])
+def test_paging_waits_where_nobody_sees_it_so_any_wait_is_worth_a_trial(stall_fraction, has_trial):
+    tuner = a_tuner(Choices(mechanisms=(CACHE,)), setup=Setup(mechanism=PAGING))
+    run(tuner, times(cache=0.05), stall_fraction=stall_fraction)
+    assert tuner.has_learned is has_trial
 
 
 def test_nothing_is_tried_where_tokens_hardly_wait():

@@ -12,6 +12,7 @@ Does not know: how bytes are moved, which expert leaves, what a router is, or wh
 import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from moerun.engine.interface import MappedFile, Routing
@@ -23,7 +24,7 @@ from moerun.experts.order import StreamingOrder
 from moerun.experts.parts import Parts, Working
 from moerun.experts.prediction import RouterPredictor
 from moerun.experts.tally import Foretelling, Pass, Tally, UseCounts
-from moerun.experts.tuner import Setup, Tuner
+from moerun.experts.tuner import Tuner
 from moerun.experts.warm_start import WarmStart
 from moerun.planning.strategy import StreamingMode
 from moerun.units import format_gib
@@ -282,7 +283,8 @@ class Streamer:
                 self._running = mode
             except MoerunError as error:
                 self._working = self._started(before)
-                self.tuner.stay(Setup(mechanism=before), f"{mode.value} failed: {error.message}")
+                setup = replace(self.tuner.setup, mechanism=before)
+                self.tuner.stay(setup, f"{mode.value} failed: {error.message}")
 
     def _fall_back(self, error: MachineError, mapped: tuple[MappedFile, ...]) -> None:
         """Begin with paging where the system gives no memory for a cache that nobody insists on."""
@@ -291,9 +293,8 @@ class Streamer:
         refused, self._running = self._running, StreamingMode.PAGING
         self._working = self._parts.start(self._running, self._cache_bytes)
         self._working.mechanism.attach(mapped)
-        self.tuner.stay(
-            Setup(mechanism=self._running), f"{refused.value} failed: {error.message.rstrip('.')}"
-        )
+        setup = replace(self.tuner.setup, mechanism=self._running)
+        self.tuner.stay(setup, f"{refused.value} failed: {error.message.rstrip('.')}")
 
     def _started(self, mode: StreamingMode) -> Working:
         working = self._parts.start(mode, self._cache_bytes)

@@ -8,7 +8,7 @@ Knows: the order of the trials, and when they are worth their tokens.
 Does not know: clocks, files, or how a mechanism is changed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from moerun.experts.trial import Trial, TrialRules, Verdict
@@ -135,7 +135,9 @@ class Tuner:
         if len(self._token_s) < _LOOKING_TOKENS:
             return
         share = sum(self._stall_s) / sum(self._token_s) if sum(self._token_s) else 0.0
-        if share < _WORTH_FRACTION:
+        # With paging the engine's threads wait in the kernel, where nobody sees how long.
+        least = 0.0 if self._setup.mechanism is StreamingMode.PAGING else _WORTH_FRACTION
+        if share <= least:
             self._is_done = True
             self._reasons.append(f"tokens wait for experts {share:.1%} of their time: no trial")
         elif self._choices.mechanisms:
@@ -149,7 +151,7 @@ class Tuner:
 
     def _feed_mechanisms(self, trial: Trial, token_s: float, *, is_settled: bool) -> None:
         trial.feed(token_s, is_settled=is_settled)
-        self._setup = Setup(mechanism=StreamingMode(trial.current))
+        self._setup = replace(self._setup, mechanism=StreamingMode(trial.current))
         if trial.verdict is None:
             return
         self._take(trial.verdict)
@@ -168,7 +170,7 @@ class Tuner:
 
     def _feed_preloading(self, trial: Trial, token_s: float, *, is_settled: bool) -> None:
         trial.feed(token_s, is_settled=is_settled)
-        self._setup = Setup(mechanism=self._setup.mechanism, preload_experts=int(trial.current))
+        self._setup = replace(self._setup, preload_experts=int(trial.current))
         if trial.verdict is None:
             return
         self._take(trial.verdict, subject="reading ahead ")
