@@ -51,7 +51,8 @@ class EngineDeviceRef:
 class EngineArgs:
     """Everything the engine is told. `devices` in order; empty means the CPU alone.
 
-    `workers` are the addresses of RPC servers to register before loading.
+    `workers` are the addresses of RPC servers to register before loading. `sequences` is how many
+    answers may be made at once; they share the cells of one context of `context_tokens`.
     """
 
     model_path: str
@@ -70,6 +71,7 @@ class EngineArgs:
     threads: int
     swa_full: bool = False
     workers: tuple[str, ...] = ()
+    sequences: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ Does not know: llama.cpp, processes, or how an answer is shown.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from moerun.engine.arguments import BufferReport, EngineArgs
 from moerun.planning.plan import Measurements
@@ -26,11 +26,53 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A wish of the model to have a function called; the arguments are a JSON object as text."""
+
+    name: str
+    arguments: str
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tool:
+    """A function that the model may ask for; `parameters` is its JSON schema as text."""
+
+    name: str
+    description: str = ""
+    parameters: str = "{}"
+
+
+class ToolUse(StrEnum):
+    """Whether the model may, must not or must call tools; NAMED is one of them and no other."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolChoice:
+    """How tools are to be used; `name` goes with NAMED."""
+
+    use: ToolUse = ToolUse.AUTO
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation; `role` is system, user, assistant or tool."""
+    """One turn of a conversation; `role` is system, user, assistant or tool.
+
+    `thinking` and `tool_calls` are of an assistant's turn, the last two of a tool's answer.
+    """
 
     role: str
     content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,36 +80,125 @@ class Sampling:
     """How the next token is chosen; None takes the model's own default, else llama.cpp's.
 
     `temperature` 0 is greedy. `seed` None draws a fresh one, which the result reports.
+    `repeat_last_tokens` -1 is the whole context. `mirostat` is 0 (off), 1 or 2. `logit_bias` adds
+    to the scores of tokens, by their numbers; minus infinity is spelled -100 or less.
     """
 
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    typical_p: float | None = None
     repeat_penalty: float | None = None
     repeat_last_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    mirostat: int | None = None
+    mirostat_tau: float | None = None
+    mirostat_eta: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
     seed: int | None = None
+
+
+class FormatKind(StrEnum):
+    """What an answer has to look like: any text, any JSON object, a JSON schema, a grammar."""
+
+    TEXT = "text"
+    JSON = "json"
+    SCHEMA = "schema"
+    GRAMMAR = "grammar"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerFormat:
+    """The form of the content; `source` is the JSON schema as text, or the grammar in GBNF.
+
+    It holds for the content alone: the model may think before it.
+    """
+
+    kind: FormatKind = FormatKind.TEXT
+    source: str = ""
+
+
+class Thinking(StrEnum):
+    """How much a model that can think is to think before it answers."""
+
+    OFF = "off"
+    ON = "on"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    MAX = "max"
+
+
+class Overflow(StrEnum):
+    """What happens at a full context: the answer ends, or the oldest half is forgotten."""
+
+    END = "end"
+    SHIFT = "shift"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """A conversation to go on with, or a raw prompt when `messages` is empty.
+    """A conversation to go on with; without `messages` raw `tokens` and then a raw `prompt`.
 
-    `maximum_tokens` None means until the context is full.
+    `suffix` is what follows the answer (for models that can fill in the middle). `maximum_tokens`
+    None means until the context is full. `think` None leaves it to the model: it thinks when it
+    can. `truncates` lets the oldest messages, or the middle of a raw prompt, be left out when the
+    prompt does not fit; otherwise that is a UsageError. `top_logprobs` None asks for no
+    logarithms of probabilities, 0 for those of the chosen tokens, N for the N likeliest as well.
+    `wants_tokens` fills `GenerationResult.tokens`.
     """
 
     messages: tuple[Message, ...] = ()
     prompt: str = ""
+    tokens: tuple[int, ...] = ()
+    suffix: str = ""
     sampling: Sampling = Sampling()
     maximum_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    format: AnswerFormat = AnswerFormat()
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
+    think: Thinking | None = None
+    overflow: Overflow = Overflow.END
+    truncates: bool = False
+    top_logprobs: int | None = None
+    wants_tokens: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """A chosen token, its text, the logarithm of its probability, and the likeliest ones.
+
+    `token_bytes` are its bytes, which may be a part of a character; `text` replaces what is none.
+    """
+
+    token: int
+    text: str
+    token_bytes: tuple[int, ...]
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerPart:
+    """What came next of an answer. Tool calls come whole; one part may hold several things."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
     """How an answer went. `reused_tokens` of the prompt were still in the KV cache.
 
-    `notes` say in what the conversation was changed to fit the model's template.
+    `notes` say in what the conversation was changed to fit the model's template or the context.
+    `wait_s` went by before the prompt began, in which other answers were made. `tokens` are those
+    of prompt and answer, where they were asked for. `stop_string` is what ended the answer, None
+    when none of the request's did. `shifted_tokens` were forgotten to make room.
     """
 
     stop_reason: StopReason
@@ -78,6 +209,42 @@ class GenerationResult:
     answer_s: float
     seed: int
     notes: tuple[str, ...] = ()
+    wait_s: float = 0.0
+    tool_calls: tuple[ToolCall, ...] = ()
+    stop_string: str | None = None
+    shifted_tokens: int = 0
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingRequest:
+    """Texts to turn into vectors. A text that is too long is cut when `truncates`, else refused.
+
+    `dimensions` cuts the vectors, which are then of length one again.
+    """
+
+    texts: tuple[str, ...]
+    truncates: bool = True
+    dimensions: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddingResult:
+    """One vector of length one for each text, in their order."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
+    total_s: float
+
+
+class Capability(StrEnum):
+    """What a loaded model can do, by ollama's words."""
+
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    INSERT = "insert"
+    THINKING = "thinking"
+    TOOLS = "tools"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +253,7 @@ class LoadReport:
 
     `notes` are sentences on what the engine did otherwise than it was asked. `flash_attention`
     says whether it is on, where the log tells; left to the engine it depends on the placement.
+    `sequences` is how many answers may share the engine at once.
     """
 
     buffers: tuple[BufferReport, ...]
@@ -94,6 +262,8 @@ class LoadReport:
     engine_version: str
     notes: tuple[str, ...] = ()
     flash_attention: bool | None = None
+    sequences: int = 1
+    capabilities: tuple[Capability, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +360,48 @@ class EngineSession(Protocol):
 
     def close(self) -> None:
         """Free the model and its memory."""
+        ...
+
+
+class AnswerReceiver(Protocol):
+    """Whoever asked: told of every part of an answer, and at last of its end or its failure."""
+
+    def receive(self, part: AnswerPart) -> None:
+        """Take the next part."""
+        ...
+
+    def finish(self, result: GenerationResult) -> None:
+        """Take note that the answer ended."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Take note that the answer cannot be made or gone on with."""
+        ...
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody wants the rest."""
+        ...
+
+
+@runtime_checkable
+class SharedSession(EngineSession, Protocol):
+    """A session in which several answers are made at once; all is called on one thread."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether answers are being made or wait for their turn."""
+        ...
+
+    def begin(self, request: GenerationRequest, receiver: AnswerReceiver) -> None:
+        """Take a request in; what becomes of it is told to the receiver alone, from `step` on."""
+        ...
+
+    def step(self) -> None:
+        """Run one batch: a token of each answer, or a piece of the prompts."""
+        ...
+
+    def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
+        """Return the vectors of texts; UsageError for a model that has none or a text too long."""
         ...
 
 

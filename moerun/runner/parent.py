@@ -22,7 +22,14 @@ from typing import IO, Any, Final, Self, TypeVar, cast
 
 import moerun
 from moerun.engine.arguments import EngineArgs
-from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
+from moerun.engine.interface import (
+    AnswerPart,
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationRequest,
+    GenerationResult,
+    LoadReport,
+)
 from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError
 from moerun.experts.counters import StreamingSample
 from moerun.experts.order import StreamingOrder
@@ -56,9 +63,10 @@ class Runner:
         self._engine = engine
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.SimpleQueue[object]] = {}
-        self._generating: int | None = None
+        self._generating: set[int] = set()
         self._greeting: int | None = None
         self._write_lock = threading.Lock()
+        self._greeting_lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._reader: threading.Thread | None = None
         self._has_ended = threading.Event()
@@ -155,21 +163,41 @@ class Runner:
         self.model_defaults = dict(loaded.model_defaults)
         return loaded.report
 
-    def generate(
-        self, request: GenerationRequest, *, on_text: Callable[[str], None]
-    ) -> GenerationResult:
-        """Answer, handing over text as it comes; returns early, with a result, when cancelled.
+    def reserve_number(self) -> int:
+        """Return a number for one `generate`, by which that answer can be cancelled."""
+        return next(self._numbers)
 
-        An exception of `on_text` cancels the answer and passes on. What ends the whole program
-        does not: a runner that reads nothing more would hold it back.
+    def generate(
+        self,
+        request: GenerationRequest,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_part: Callable[[AnswerPart], None] | None = None,
+        number: int | None = None,
+    ) -> GenerationResult:
+        """Answer, handing over what comes; returns early, with a result, when cancelled.
+
+        `on_text` gets the content alone, `on_part` everything. Several threads may ask at once:
+        each has its own answer, and its callbacks run in its own thread. An exception of a
+        callback cancels the answer and passes on. What ends the whole program does not: a runner
+        that reads nothing more would hold it back.
         """
 
         def receive(event: Event) -> None:
-            if isinstance(event, protocol.Text):
-                on_text(event.text)
+            match event:
+                case protocol.Text(text=text):
+                    part = AnswerPart(text=text)
+                case protocol.Part(part=part):
+                    text = part.text
+                case _:
+                    return
+            if on_text is not None and text:
+                on_text(text)
+            if on_part is not None:
+                on_part(part)
 
-        number = next(self._numbers)
-        self._generating = number
+        number = self.reserve_number() if number is None else number
+        self._generating.add(number)
         try:
             generated = self._ask(
                 protocol.Generate(request=request),
@@ -182,15 +210,24 @@ class Runner:
             self._send_cancel(number)
             raise
         finally:
-            self._generating = None
+            self._generating.discard(number)
         return generated.result
 
-    def cancel(self) -> None:
-        """End the answer that is being made, if any; callable from threads and signal handlers."""
-        number = self._generating
-        waiting = self._waiting.get(number) if number is not None else None
-        if waiting is not None:
-            waiting.put(_CancelWish())
+    def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
+        """Return the vectors of texts."""
+        return self._ask(
+            protocol.Embed(request=request), protocol.Embedded, doing="made vectors"
+        ).result
+
+    def cancel(self, number: int | None = None) -> None:
+        """End the answer of that number, or every one; callable from threads and signal handlers.
+
+        A number whose answer has ended, or has not begun, is passed over.
+        """
+        for each in tuple(self._generating) if number is None else (number,):
+            waiting = self._waiting.get(each)
+            if waiting is not None:
+                waiting.put(_CancelWish())
 
     def sample_statistics(self, model_paths: tuple[str, ...] = ()) -> MemorySample:
         """Ask what memory the runner uses now; possible while it answers."""
@@ -267,14 +304,15 @@ class Runner:
 
     def _await_greeting(self) -> None:
         """Wait until a runner that was started is there; one that fails to come is ended."""
-        greeting, self._greeting = self._greeting, None
-        if greeting is None:
-            return
-        try:
-            self._await(greeting, protocol.Ready, doing="started", timeout_s=_START_TIMEOUT_S)
-        except BaseException:
-            self.close(at_once=True)
-            raise
+        with self._greeting_lock:  # whoever comes second waits for it, too
+            greeting, self._greeting = self._greeting, None
+            if greeting is None:
+                return
+            try:
+                self._await(greeting, protocol.Ready, doing="started", timeout_s=_START_TIMEOUT_S)
+            except BaseException:
+                self.close(at_once=True)
+                raise
 
     def _await(
         self,

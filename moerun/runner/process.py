@@ -22,10 +22,18 @@ import signal
 import sys
 import threading
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final, assert_never, cast
 
-from moerun.engine.interface import Engine, EngineSession, ExpertSupplier
+from moerun.engine.interface import (
+    AnswerPart,
+    Engine,
+    EngineSession,
+    ExpertSupplier,
+    GenerationResult,
+    SharedSession,
+)
 from moerun.errors import EngineMismatch, EngineOutOfMemory, EngineRefused, MoerunError, UsageError
 from moerun.experts.order import StreamingOrder
 from moerun.runner import protocol
@@ -92,26 +100,54 @@ class RunnerProcess:
         os._exit(0)
 
     def serve(self) -> None:
-        """Do what is asked until `Close`."""
+        """Do what is asked until `Close`.
+
+        While answers are made together, requests are taken in between two batches. Whatever but
+        a further answer waits until all have ended, as it would after a single one.
+        """
+        waiting: deque[tuple[int, Request]] = deque()
         while True:
-            number, request = self._requests.get()
-            self._answer(number, request)
-            self._cancelled.discard(number)
-            if isinstance(request, protocol.Close):
-                return
+            self._take_in(waiting)
+            while waiting:
+                number, request = waiting.popleft()
+                if isinstance(request, protocol.Generate) and self._begin(number, request):
+                    continue
+                self._finish_answers()
+                self._answer(number, request)
+                self._cancelled.discard(number)
+                if isinstance(request, protocol.Close):
+                    return
+            self._step()
+
+    def _take_in(self, waiting: "deque[tuple[int, Request]]") -> None:
+        """Take the requests that have come; wait for one when there is nothing else to do."""
+        if self._shared is None or not self._shared.is_busy:
+            waiting.append(self._requests.get())
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.append(self._requests.get_nowait())
+
+    def _begin(self, number: int, request: protocol.Generate) -> bool:
+        """Hand an answer to a session that makes several at once; False when there is none."""
+        if self._shared is None:
+            return False
+        self._shared.begin(request.request, _Answer(number, self._channel, self._cancelled))
+        return True
+
+    def _step(self) -> None:
+        if self._shared is not None and self._shared.is_busy:
+            self._shared.step()
+
+    def _finish_answers(self) -> None:
+        while self._shared is not None and self._shared.is_busy:
+            self._shared.step()
 
     def _answer(self, number: int, request: Request) -> None:
         """Send what a request gives, or the error that it met."""
         try:
             event = self._do(number, request)
-        except MoerunError as error:
-            event = protocol.failure_of(error)
-        except MemoryError:
-            event = protocol.failure_of(
-                EngineOutOfMemory("The host's memory ran out in the runner.", device="host")
-            )
-        except Exception:
-            event = protocol.fault_of(traceback.format_exc())
+        except Exception as error:
+            event = _failure(error)
         if event is not None:
             self._channel.send(number, event)
 
@@ -130,6 +166,8 @@ class RunnerProcess:
                 return self._load(number, request)
             case protocol.Generate():
                 return self._generate(number, request)
+            case protocol.Embed():
+                return self._embed(request)
             case protocol.Statistics():
                 return self._sample(request)
             case protocol.Close():
@@ -171,6 +209,17 @@ class RunnerProcess:
         )
         return protocol.Generated(result=result)
 
+    def _embed(self, request: protocol.Embed) -> Event:
+        if self._session is None:
+            raise UsageError("No model is loaded, so nothing can make vectors.")
+        if self._shared is None:
+            raise UsageError("This engine makes no vectors.")
+        return protocol.Embedded(result=self._shared.embed(request.request))
+
+    @property
+    def _shared(self) -> SharedSession | None:
+        return self._session if isinstance(self._session, SharedSession) else None
+
     def _open_supplier(self, order: StreamingOrder) -> ExpertSupplier | None:
         """Return what the engine asks for experts: a streamer, a recorder of routing, or both."""
         from moerun.engine.abi import installed_version
@@ -195,6 +244,47 @@ class RunnerProcess:
         if session is not None:
             session.close()
         self._streamer = None
+
+
+class _Answer:
+    """One answer among several: what becomes of it goes to the parent under its number."""
+
+    def __init__(self, number: int, channel: Channel, cancelled: set[int]) -> None:
+        self._number = number
+        self._channel = channel
+        self._cancelled = cancelled
+
+    def receive(self, part: AnswerPart) -> None:
+        """Send the next part, content by the short way."""
+        if part.thinking or part.tool_calls or part.logprobs:
+            self._channel.send(self._number, protocol.Part(part=part))
+        else:
+            self._channel.send(self._number, protocol.Text(text=part.text))
+
+    def finish(self, result: GenerationResult) -> None:
+        """Send the end."""
+        self._cancelled.discard(self._number)
+        self._channel.send(self._number, protocol.Generated(result=result))
+
+    def fail(self, error: Exception) -> None:
+        """Send the failure."""
+        self._cancelled.discard(self._number)
+        self._channel.send(self._number, _failure(error))
+
+    def is_cancelled(self) -> bool:
+        """Whether the parent has cancelled it."""
+        return self._number in self._cancelled
+
+
+def _failure(error: Exception) -> protocol.Failed:
+    """Return an exception as an event: a sentence, the end of memory, or a bug."""
+    if isinstance(error, MoerunError):
+        return protocol.failure_of(error)
+    if isinstance(error, MemoryError):
+        return protocol.failure_of(
+            EngineOutOfMemory("The host's memory ran out in the runner.", device="host")
+        )
+    return protocol.fault_of("".join(traceback.format_exception(error)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

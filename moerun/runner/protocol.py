@@ -16,14 +16,21 @@ from typing import Any, BinaryIO, Final, TypeAlias
 from moerun import errors
 from moerun.codec import from_plain, to_plain
 from moerun.engine.arguments import EngineArgs
-from moerun.engine.interface import GenerationRequest, GenerationResult, LoadReport
+from moerun.engine.interface import (
+    AnswerPart,
+    EmbeddingRequest,
+    EmbeddingResult,
+    GenerationRequest,
+    GenerationResult,
+    LoadReport,
+)
 from moerun.errors import MoerunError
 from moerun.experts.counters import StreamingSample
 from moerun.experts.order import StreamingOrder
 from moerun.planning.plan import Measurements
 from moerun.runner.statistics import MemorySample
 
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 LONGEST_LINE_BYTES: Final = 64 << 20
 _FAULT: Final = "fault"
 _NUMBER: Final = "number"
@@ -54,9 +61,16 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Answer."""
+    """Answer; several may be asked for at once, and share the engine where it can be shared."""
 
     request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embed:
+    """Turn texts into vectors."""
+
+    request: EmbeddingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +128,23 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """The next piece of an answer."""
+    """The next piece of an answer, where it is content and nothing else."""
 
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """The next piece of an answer, where it is more than content."""
+
+    part: AnswerPart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedded:
+    """The answer to `Embed`."""
+
+    result: EmbeddingResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,19 +180,41 @@ class Failed:
     details: tuple[tuple[str, str | int | float | None], ...] = ()
 
 
-Request: TypeAlias = Hello | Measure | Load | Generate | Cancel | Statistics | Close
+Request: TypeAlias = Hello | Measure | Load | Generate | Embed | Cancel | Statistics | Close
 Event: TypeAlias = (
-    Ready | Measured | Progress | Loaded | Text | Generated | Sampled | Closed | Failed
+    Ready
+    | Measured
+    | Progress
+    | Loaded
+    | Text
+    | Part
+    | Generated
+    | Embedded
+    | Sampled
+    | Closed
+    | Failed
 )
 Message: TypeAlias = Request | Event
 
 _REQUESTS: Final[dict[str, type[Request]]] = {
     kind.__name__.lower(): kind
-    for kind in (Hello, Measure, Load, Generate, Cancel, Statistics, Close)
+    for kind in (Hello, Measure, Load, Generate, Embed, Cancel, Statistics, Close)
 }
 _EVENTS: Final[dict[str, type[Event]]] = {
     kind.__name__.lower(): kind
-    for kind in (Ready, Measured, Progress, Loaded, Text, Generated, Sampled, Closed, Failed)
+    for kind in (
+        Ready,
+        Measured,
+        Progress,
+        Loaded,
+        Text,
+        Part,
+        Generated,
+        Embedded,
+        Sampled,
+        Closed,
+        Failed,
+    )
 }
 
 
