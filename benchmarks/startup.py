@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.real_shapes import write_sparse_gguf
 
 MODEL = "qwen3-235b-a22b-142gib"
+ENTRIES = ("qwen3-30b-a3b", "deepseek-v3", "glm-4.5")  # of the catalogue; the last has most tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,11 @@ def measure(rounds: int) -> tuple[Timing, ...]:
             ("moerun --help", [*moerun, "--help"]),
             ("moerun plan MODEL", [*moerun, "plan", model, "--vram", "24G", "--ram", "64G"]),
             ("moerun plan MODEL --json", [*moerun, "plan", model, "--json"]),
+            *(
+                (f"moerun plan {name}", [*moerun, "plan", name, "--vram", "24G", "--ram", "64G"])
+                for name in ENTRIES
+            ),
+            ("moerun plan", [*moerun, "plan", "--vram", "24G", "--ram", "64G"]),
         )
         return tuple(
             time_command(label, command, rounds=rounds, folder=folder)

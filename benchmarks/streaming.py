@@ -44,6 +44,7 @@ from moerun.experts.order import PolicyName
 from moerun.planning.strategy import StreamingMode
 
 CONTEXT_TOKENS, UBATCH_TOKENS = 1024, 512
+ANSWER_TOKENS: Final = 384  # an answer of a few paragraphs
 FITS_ROOM_BYTES: Final = 1 << 30
 READ_BYTES: Final = 557_056  # one matrix of an expert of the routed model
 TIMEOUT_S: Final = 900.0
@@ -198,7 +199,7 @@ def read_options(words: Sequence[str]) -> Options:
     add("--sides", default="stock,moerun")
     add("--rounds", type=int, default=3)
     add("--prompt", type=int, default=16, help="tokens of the prompt")
-    add("--tokens", type=int, default=128, help="tokens that are decoded")
+    add("--tokens", type=int, default=ANSWER_TOKENS, help="tokens that are decoded")
     add("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     add("--mode", type=StreamingMode, default=StreamingMode.AUTO, help="auto, cache or paging")
     add("--policy", type=PolicyName, help="lru or frequency")

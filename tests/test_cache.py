@@ -31,9 +31,9 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> MappedModel:
     return MappedModel(tmp_path / "m", expert_bytes=expert_bytes, offset_bytes=offset_bytes)
 
 
-@pytest.fixture
-def memory(model: MappedModel) -> Iterator[ModelMemory]:
-    memory = ModelMemory(model.layout, threads=3, read_bytes=20_000)
+@pytest.fixture(params=[20_000, 5_000], ids=["neighbours together", "experts in pieces"])
+def memory(request: pytest.FixtureRequest, model: MappedModel) -> Iterator[ModelMemory]:
+    memory = ModelMemory(model.layout, threads=3, read_bytes=request.param)
     yield memory
     memory.close()
 

@@ -19,6 +19,7 @@ from moerun.experts.counters import Latency
 from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
 from moerun.experts.latency import Latencies
 from moerun.experts.layout import page_slot_bytes
+from moerun.experts.memory_map import PAGE_BYTES, page_floor
 from moerun.experts.model_memory import Matrix, ModelMemory
 from moerun.experts.page_reuse import PageReuse
 from moerun.experts.read_queue import Fetch, Read
@@ -159,18 +160,37 @@ class CacheMechanism:
     def _read(
         self, layer: int, keys: Sequence[ExpertKey], started_s: float, *, is_ahead: bool = False
     ) -> list[Fetch]:
-        """Begin to read experts, matrix after matrix as they are computed."""
+        """Begin to read experts: small ones matrix after matrix, as they are computed; large ones
+        one after the other, since all would be late if they came together.
+        """
         if not keys:
             return []
         matrices = self._memory.matrices[layer]
-        fetches = [Fetch(len(matrices), started_s) for _ in keys]
-        reads: list[Read] = []
         for matrix in matrices:
             for key in keys:
                 self._pages.fill(*matrix.core_span(key.expert))
+        if any(matrix.expert_bytes > self._memory.read_bytes for matrix in matrices):
+            return [self._read_large(layer, key, started_s, is_ahead=is_ahead) for key in keys]
+        fetches = [Fetch(len(matrices), started_s) for _ in keys]
+        reads: list[Read] = []
+        for matrix in matrices:
             reads += self._reads(matrix, keys, fetches)
         self._memory.reader.submit(reads, is_ahead=is_ahead)
         return fetches
+
+    def _read_large(self, layer: int, key: ExpertKey, started_s: float, *, is_ahead: bool) -> Fetch:
+        """Begin to read one expert in pieces, between which what is waited for more can go."""
+        step_bytes = max(PAGE_BYTES, page_floor(self._memory.read_bytes))
+        pieces = [
+            (matrix, begin, min(begin + step_bytes, last))
+            for matrix in self._memory.matrices[layer]
+            for first, last in [matrix.slice_span(key.expert, key.expert)]
+            for begin in range(first, last, step_bytes)
+        ]
+        fetch = Fetch(len(pieces), started_s)
+        reads = [self._memory.read(*piece, (fetch,)) for piece in pieces]
+        self._memory.reader.submit(reads, is_ahead=is_ahead)
+        return fetch
 
     def _reads(
         self, matrix: Matrix, keys: Sequence[ExpertKey], fetches: Sequence[Fetch]

@@ -29,7 +29,7 @@ from moerun.experts.read_queue import Fetch, Read, ReadQueue
 # rate, of 0.5 MB 4, of 1.7 MB two; more threads cost nothing where they wait. To cut a slice of
 # 0.5 MB in two won nothing, in four it lost up to a fifth (`benchmarks/read_bursts.py`).
 READER_THREADS: Final = 8
-READ_BYTES: Final = 4 << 20  # of one read, where slices lie together
+READ_BYTES: Final = 2 << 20  # of one read: slices that lie together, or a piece of a larger one
 # So much of the threads reads ahead at most: what is waited for finds the others idle.
 _SHARE_AHEAD: Final = 0.5
 
