@@ -1,4 +1,4 @@
-"""Where moerun keeps what is the user's: settings, state, logs.
+"""Where moerun keeps what is the user's: settings, state, logs, models.
 
 Knows: the customs of each system, and the variables that overrule them.
 Does not know: what is kept there.
@@ -14,6 +14,7 @@ from moerun.errors import MoerunError
 
 CONFIG_VARIABLE: Final = "MOERUN_CONFIG_DIR"
 STATE_VARIABLE: Final = "MOERUN_STATE_DIR"
+MODELS_VARIABLE: Final = "MOERUN_MODELS"
 _PRIVATE_MODE: Final = 0o700
 
 
@@ -43,6 +44,17 @@ def log_folder(
     )
 
 
+def models_folder(
+    environment: Mapping[str, str] | None = None, *, platform: str = sys.platform
+) -> Path:
+    """Return where moerun keeps models of its own; nothing is made."""
+    environment = os.environ if environment is None else environment
+    if overruled := environment.get(MODELS_VARIABLE):
+        return _absolute(overruled)
+    base = _base(environment, platform, "XDG_DATA_HOME", ".local/share", "LOCALAPPDATA")
+    return base / "moerun" / "models"
+
+
 def working_folder() -> Path:
     """Return the folder the program was started in; MoerunError when it was removed since."""
     try:
@@ -54,15 +66,15 @@ def working_folder() -> Path:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write or replace a file, whole or not at all, for this user alone; raises OSError."""
     import tempfile  # with much that a command that only reads does not need
 
     # mkstemp makes the file for this user alone.
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

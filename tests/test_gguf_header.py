@@ -8,6 +8,7 @@ from gguf import GGMLQuantizationType, GGUFEndian, GGUFReader, GGUFValueType, GG
 from gguf.quants import quantize
 
 from moerun.errors import MissingShard, ModelError, ModelNotFound, NotGguf, UnsupportedModel
+from moerun.model.gguf_file import HeaderEndsEarly, read_file, read_prefix
 from moerun.model.gguf_header import read_header, read_model
 from moerun.model.gguf_values import ArrayValue, ValueType, shown
 from tests.model_files import a_model_file, a_models_keys, a_models_tensors
@@ -369,3 +370,14 @@ def test_every_cut_of_a_header_is_a_sentence(tmp_path: Path):
 def test_names_from_outside_are_shown_on_one_line():
     assert shown("a\nb\x1b[31m") == "a?b?[31m"
     assert shown("x" * 300, limit=10) == "xxxxxxxxxx..."
+
+
+def test_a_prefix_is_read_as_the_whole_once_it_is_long_enough(tmp_path: Path):
+    path = a_model_file(tmp_path)
+    whole = read_file(path)
+    data = path.read_bytes()[: whole.data_offset_bytes]
+    size = path.stat().st_size
+    for length in range(24, len(data) - 31, 7):
+        with pytest.raises(HeaderEndsEarly):
+            read_prefix(data[:length], path=str(path), size_bytes=size)
+    assert read_prefix(data, path=str(path), size_bytes=size) == whole

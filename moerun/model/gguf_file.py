@@ -83,6 +83,19 @@ def read_file(path: str | os.PathLike[str], *, file_index: int = 0) -> GgufFile:
         ) from error
 
 
+class HeaderEndsEarly(NotGguf):
+    """The bytes that were given end before the header does; more of the file may do."""
+
+
+def read_prefix(prefix: bytes, *, path: str, size_bytes: int, file_index: int = 0) -> GgufFile:
+    """Read the header of a file of which the beginning is at hand; `path` is what it is called.
+
+    Raises HeaderEndsEarly where more of the file is needed. Long arrays cannot be iterated.
+    """
+    walker = _Walker(view=prefix, path=path, size_bytes=size_bytes, file_index=file_index)
+    return walker.read()
+
+
 def _directory_sentence(place: Path) -> str:
     found = sorted(p.name for p in place.iterdir() if p.suffix.lower() == ".gguf")
     if not found:
@@ -96,9 +109,12 @@ def _directory_sentence(place: Path) -> str:
 class _Walker:
     """A position in the map of one header, with checked reads."""
 
-    def __init__(self, *, view: mmap.mmap, path: str, size_bytes: int, file_index: int) -> None:
+    def __init__(
+        self, *, view: mmap.mmap | bytes, path: str, size_bytes: int, file_index: int
+    ) -> None:
         self._view = view
         self._end = len(view)
+        self._is_prefix = isinstance(view, bytes) and self._end < size_bytes
         self._position = 0
         self._path = path
         self._name = shown(Path(path).name)
@@ -157,7 +173,7 @@ class _Walker:
             raise self._bad(f"it claims {count:,} {what}, and at most {most:,} are read")
         left_bytes = self._end - self._position
         if count * smallest_bytes > left_bytes:
-            raise self._bad(f"it claims {count:,} {what} in the {left_bytes:,} bytes that follow")
+            raise self._short(f"it claims {count:,} {what} in the {left_bytes:,} bytes that follow")
 
     def _read_key(self, index: int) -> str:
         size = self._length(f"the name of key {index}", MAX_KEY_BYTES)
@@ -170,7 +186,7 @@ class _Walker:
         if kind is ValueType.ARRAY:
             return kind, self._read_array(key)
         if kind is ValueType.STRING:
-            size = self._length(f"key '{shown(key)}'", self._end)
+            size = self._length(f"key '{shown(key)}'", self._size_bytes)
             if size > MAX_TEXT_BYTES:
                 return kind, self._located(ValueType.UINT8, size, size)
             return kind, self._take(size).decode("utf-8", "replace")
@@ -184,7 +200,7 @@ class _Walker:
             raise self._bad(f"key '{shown(key)}' is an array of arrays, which the engine refuses")
         item_bytes = 8 if kind is ValueType.STRING else FORMATS[kind].size
         if length * item_bytes > left_bytes:
-            raise self._bad(
+            raise self._short(
                 f"key '{shown(key)}' claims {length:,} items in the {left_bytes:,} bytes that "
                 "follow"
             )
@@ -222,7 +238,7 @@ class _Walker:
         except (struct.error, OverflowError):
             position = self._end + 1
         if position > self._end:
-            raise self._bad(f"the texts of key '{shown(key)}' run past the end of the file")
+            raise self._short(f"the texts of key '{shown(key)}' run past the end of the file")
         self._position = position
 
     def _decode_items(self, kind: ValueType, length: int, start: int) -> tuple[Scalar, ...]:
@@ -353,7 +369,8 @@ class _Walker:
         size = self._unsigned(8)
         left_bytes = self._end - self._position
         if size > min(most, left_bytes):
-            raise self._bad(
+            refuse = self._bad if size > most else self._short
+            raise refuse(
                 f"{what} claims {size:,} bytes, where at most {min(most, left_bytes):,} can be"
             )
         return size
@@ -367,12 +384,19 @@ class _Walker:
     def _take(self, size: int) -> bytes:
         start, stop = self._position, self._position + size
         if stop > self._end:
-            raise NotGguf(
+            kind = HeaderEndsEarly if self._is_prefix else NotGguf
+            raise kind(
                 f"{self._name} is truncated: {self._size_bytes:,} bytes are present and its header "
                 "is longer; download it again"
             )
         self._position = stop
         return self._view[start:stop]
+
+    def _short(self, what: str) -> NotGguf:
+        """Return what a length means that goes beyond the bytes at hand."""
+        if self._is_prefix:
+            return HeaderEndsEarly(f"more than {self._end:,} bytes of {self._name} are needed")
+        return self._bad(what)
 
     def _bad(self, what: str) -> NotGguf:
         return NotGguf(f"{self._name} is damaged: {what}; download it again")

@@ -72,7 +72,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         _read_shard(shard, index=index, count=count)
         for index, shard in enumerate(_shard_paths(given, count))
     )
-    _check_complete(files)
+    check_complete(files)
     return Header(files=files)
 
 
@@ -110,7 +110,8 @@ def _read_shard(path: Path, *, index: int, count: int) -> GgufFile:
     return file
 
 
-def _check_complete(files: tuple[GgufFile, ...]) -> None:
+def check_complete(files: tuple[GgufFile, ...]) -> None:
+    """Refuse parts of a split model that do not hold what the first says, or hold it twice."""
     first = shown(Path(files[0].path).name)
     expected = _split_number(files[0], "split.tensors.count")
     found = sum(len(file.tensors) for file in files)

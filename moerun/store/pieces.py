@@ -9,7 +9,6 @@ Knows: the book's form on disk, and how large a piece is.
 Does not know: how bytes arrive, or the digest of the whole file.
 """
 
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -38,10 +37,13 @@ class PieceBook:
     """The pieces on disk and their checksums; not to be used by two threads at once.
 
     `identity` says which content the part is of: a book of another content or size counts as
-    empty, and so does whatever follows a record that was not written whole.
+    empty, and so does whatever follows a record that was not written whole. One that `is_looked_at`
+    is another process's, perhaps, and stays as it is.
     """
 
-    def __init__(self, path: Path, *, size_bytes: int, identity: str) -> None:
+    def __init__(
+        self, path: Path, *, size_bytes: int, identity: str, is_looked_at: bool = False
+    ) -> None:
         self.size_bytes = size_bytes
         self.piece_bytes = piece_bytes_of(size_bytes)
         self.count = -(-size_bytes // self.piece_bytes)
@@ -49,9 +51,12 @@ class PieceBook:
         self._header = _HEADER.pack(
             _MAGIC, size_bytes, self.piece_bytes, zlib.crc32(identity.encode())
         )
-        self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed by `close`
+        mode = "rb" if is_looked_at else "a+b"
+        self._file = open(path, mode, buffering=0)  # noqa: SIM115 - closed by `close`
         try:
-            self._load()
+            sound_bytes = self._load()
+            if not is_looked_at:
+                self._mend(sound_bytes)
         except BaseException:
             self._file.close()
             raise
@@ -100,19 +105,23 @@ class PieceBook:
         body = _RECORD_BODY.pack(piece, checksum, is_there)
         self._file.write(body + struct.pack("<I", zlib.crc32(body)))
 
-    def _load(self) -> None:
+    def _load(self) -> int:
+        """Take in the records and return where the sound ones end."""
         self._file.seek(0)
-        data = self._file.read()
+        data = self._file.read() or b""
         if data[: _HEADER.size] != self._header:
-            self.clear()
-            return
-        sound = _HEADER.size
+            return 0
+        sound_bytes = _HEADER.size
         for start in range(_HEADER.size, len(data) - _RECORD.size + 1, _RECORD.size):
             piece, checksum, is_there, check = _RECORD.unpack_from(data, start)
             if check != zlib.crc32(data[start : start + _RECORD_BODY.size]) or piece >= self.count:
                 break
             self._checksums[piece] = checksum if is_there else None
-            sound = start + _RECORD.size
-        if sound != len(data):
-            self._file.truncate(sound)
-            os.fsync(self._file.fileno())
+            sound_bytes = start + _RECORD.size
+        return sound_bytes
+
+    def _mend(self, sound_bytes: int) -> None:
+        if sound_bytes == 0:
+            self.clear()
+        else:
+            self._file.truncate(sound_bytes)

@@ -1,0 +1,1 @@
+"""Local servers that behave as hosts of models do, faults included."""
