@@ -13,6 +13,7 @@ from rich.text import Text
 
 from moerun.machine.description import HOST, SSD, DeviceId, Machine
 from moerun.model.description import ExpertPart, Model
+from moerun.planning.advice import Advice, Option
 from moerun.planning.plan import (
     Budget,
     Caution,
@@ -26,6 +27,8 @@ from moerun.planning.plan import (
     Rung,
 )
 from moerun.planning.strategy import LoadMode, Strategy, Toggle
+from moerun.planning.summary import Verdict
+from moerun.report.advice_view import advice_lines
 from moerun.report.console import ASCII, BLOCKS, Page, print_lines
 from moerun.report.plan_view import plan_lines
 from moerun.report.tables import ModelRow, model_lines
@@ -167,6 +170,8 @@ def table_picture(page: Page) -> str:
             ram_bytes=46 * GIB,
             ssd_bytes=44 * GIB,
             context_tokens=131072,
+            source="catalog",
+            quantization="Q4_K_M",
         ),
         ModelRow(
             name="bad\x1b[31m",
@@ -179,6 +184,40 @@ def table_picture(page: Page) -> str:
     return drawn(model_lines(rows, page), page)
 
 
+def advice_picture(page: Page) -> str:
+    def option(label: str, size: int, bits: float, vram: int, ssd: int = 0) -> Option:
+        return Option(
+            quantization=label,
+            file_bytes=size * GIB,
+            bits_per_weight=bits,
+            verdict=Verdict.NEEDS_SSD if ssd else Verdict.IN_VRAM_AND_RAM,
+            vram_bytes=vram * GIB,
+            ram_bytes=(size - vram - ssd) * GIB,
+            ssd_bytes=ssd * GIB,
+            context_tokens=8192,
+        )
+
+    refused = Option(
+        quantization="BF16",
+        file_bytes=210 * GIB,
+        bits_per_weight=16,
+        refusal="the dense half of the model takes 30.0 GiB, and 22.0 GiB may be used",
+    )
+    advice = Advice(
+        options=(
+            refused,
+            option("Q8_0", 110, 8.5, 20, ssd=40),
+            option("Q4_K_M", 66, 4.9, 22),
+            option("Q2_K", 40, 2.9, 22),
+        ),
+        usual="Q4_K_M",
+        recommended="Q4_K_M",
+        because="its 66.0 GiB lie in memory, with 22.0 GiB of VRAM in use; more bits would make "
+        "each token read more, and gain little",
+    )
+    return drawn(advice_lines("Picture 100B\x1b[31m", advice, page), page)
+
+
 PICTURES: dict[str, Callable[[], str]] = {
     "plan_60": lambda: plan_picture(Page(columns=60)),
     "plan_80": lambda: plan_picture(Page(columns=80), explains=True),
@@ -186,6 +225,8 @@ PICTURES: dict[str, Callable[[], str]] = {
     "plan_pipe": lambda: plan_picture(Page(wraps=False, glyphs=BLOCKS), explains=True),
     "plan_ascii": lambda: plan_picture(Page(glyphs=ASCII)),
     "models_80": lambda: table_picture(Page(columns=80)),
+    "advice_80": lambda: advice_picture(Page(columns=80)),
+    "advice_pipe": lambda: advice_picture(Page(wraps=False)),
     "models_pipe": lambda: table_picture(Page(wraps=False)),
 }
 

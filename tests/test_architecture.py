@@ -69,10 +69,27 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
         (
             *BASE,
             *DESCRIPTIONS,
+            "moerun.model.catalog",
             "moerun.settings",
             "moerun.engine",
             "moerun.experts",
             "moerun.runner",
+        ),
+    ),
+    (
+        "moerun.server",
+        (
+            *BASE,
+            *DESCRIPTIONS,
+            "moerun.settings",
+            "moerun.store",
+            "moerun.engine",
+            "moerun.experts",
+            "moerun.places",
+            "moerun.machine",
+            "moerun.model",
+            "moerun.runner",
+            "moerun.data",
         ),
     ),
     ("moerun.cli", ("moerun",)),
@@ -118,6 +135,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     ),
     "yaml": ("moerun.settings.nodes",),
     "typer": ("moerun.cli",),
+    "starlette": ("moerun.server",),
+    "uvicorn": ("moerun.server",),
     "rich": ("moerun.report", "moerun.cli"),
 }
 # What Windows does not have.

@@ -187,9 +187,11 @@ def test_without_a_model_there_is_a_row_for_each(models: Path, capsys, monkeypat
     damaged = rows["damaged"]
     assert (damaged["verdict"], damaged["file_bytes"]) == ("refused", None)
     assert "damaged.gguf" in damaged["error"]
+    assert rows["qwen3-30b-a3b-q4_k_m"]["source"] == "file"
+    assert rows["glm-4.5-air"]["source"] == "catalog"
     assert main(["plan", "--machine", LAPTOP]) == 0
     heading, *lines = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT", "VERDICT"]
+    assert heading.split() == ["NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT", "SOURCE", "VERDICT"]
     assert {line.split()[0] for line in lines} == set(rows)
     column = heading.index("VERDICT")
     assert all(line[column:].startswith(("VRAM", "needs", "refused", "in")) for line in lines)
@@ -205,7 +207,8 @@ def test_one_that_fits_nowhere_is_a_row_with_its_reason(models: Path, capsys, mo
 
 def test_no_models_at_hand_are_an_empty_table(capsys):
     data = document(capsys, "--machine", NO_GPU)
-    assert all(row["name"] == "demo" for row in data["models"])
+    at_hand = [row for row in data["models"] if row["source"] == "file"]
+    assert all(row["name"] == "demo" for row in at_hand)
 
 
 def test_what_has_no_effect_yet_is_said(small: str, capsys):
@@ -242,3 +245,95 @@ def test_the_document_says_what_a_cache_holds(large: str, capsys):
     mapped = document(capsys, large, "--machine", LAPTOP, "--streaming", "off")
     assert mapped["plan"]["streaming"] is None
     assert "held_fraction" not in mapped["summary"]
+
+
+def test_an_entry_of_the_catalogue_is_planned_before_any_download(capsys):
+    assert main(["plan", "qwen3-30b-a3b", "--machine", LAPTOP]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Qwen3 30B A3B\nqwen3moe · Q4_K_M · 17.3 GiB · 48 layers")
+    assert "before any download: the size is derived, 0.0% from the published one" in captured.err
+    data = document(capsys, "Qwen3-30B-A3B:q8_0", "--machine", LAPTOP)
+    assert data["catalog"]["quantization"] == "Q8_0"
+    assert data["catalog"]["size_is_derived"] is True
+    assert data["catalog"]["published_size"]["source"]["read_on"]
+    assert data["summary"]["ssd_bytes"] > 0
+
+
+def test_a_file_goes_before_its_namesake_in_the_catalogue(small: str, tmp_path: Path, capsys):
+    (tmp_path / "mixtral-8x7b.gguf").symlink_to(small)
+    data = document(capsys, "mixtral-8x7b", "--machine", LAPTOP)
+    assert data["model"]["architecture"] == "qwen3moe"
+    assert "catalog" not in data
+    rows = [r for r in document(capsys, "--machine", LAPTOP)["models"] if "8x7b" in r["name"]]
+    assert [row["source"] for row in rows] == ["file"]
+
+
+def test_what_suits_a_machine_better_is_a_hint_unless_a_quantization_was_named(capsys):
+    large = ["--machine", TWO_CARDS]
+    assert main(["plan", "qwen3-30b-a3b", *large]) == 0
+    hint = capsys.readouterr().err.splitlines()[-1]
+    assert hint.startswith("Hint: on this machine Q8_0 suits better than Q4_K_M: ")
+    assert hint.endswith("`moerun plan qwen3-30b-a3b --advise` compares all")
+    assert main(["plan", "qwen3-30b-a3b:q6_k", *large]) == 0
+    assert "Hint" not in capsys.readouterr().err
+
+
+def test_the_hint_and_the_whole_comparison_agree(capsys):
+    for name in ("qwen3-30b-a3b", "glm-4.5-air", "qwen3-235b-a22b", "lfm2-8b-a1b", "gpt-oss-20b"):
+        for machine in (LAPTOP, TWO_CARDS):
+            advice = document(capsys, name, "--advise", "--machine", machine)["advice"]
+            assert main(["plan", name, "--machine", machine]) == 0
+            hints = [line for line in capsys.readouterr().err.splitlines() if "Hint" in line]
+            suited = [hint.split()[4] for hint in hints]
+            if suited:
+                assert suited == [advice["recommended"]], (name, machine)
+            else:
+                least = "reads the least from the SSD"
+                is_usual = advice["recommended"] == advice["usual"]
+                assert is_usual or least in advice["because"], (name, machine)
+
+
+def test_quantizations_are_compared_and_one_is_recommended(capsys):
+    advice = document(capsys, "qwen3-30b-a3b", "--advise", "--machine", TWO_CARDS)["advice"]
+    assert advice["usual"] == "Q4_K_M"
+    assert advice["recommended"] == "Q8_0"
+    labels = [option["quantization"] for option in advice["options"]]
+    assert (labels[0], labels[-1]) == ("BF16", "IQ2_XXS")
+    assert main(["plan", "qwen3-30b-a3b", "--advise", "--machine", TWO_CARDS]) == 0
+    title, heading, *lines = capsys.readouterr().out.splitlines()
+    assert title == "Qwen3 30B A3B"
+    assert heading.split()[:3] == ["QUANTIZATION", "SIZE", "BITS"]
+    assert [line.split()[0] for line in lines[: len(labels)]] == labels
+    assert lines[len(labels) + 1].startswith("Recommended  Q8_0: ")
+
+
+def test_what_fits_is_what_memory_holds_whole(capsys):
+    everything = document(capsys, "--machine", LAPTOP)["models"]
+    fitting = document(capsys, "--fits", "--machine", LAPTOP)["models"]
+    assert fitting == [row for row in everything if row["ssd_bytes"] == 0]
+    assert {"gpt-oss-20b", "lfm2-8b-a1b"} <= {row["name"] for row in fitting}
+    assert "deepseek-v3" not in {row["name"] for row in fitting}
+    nothing = ["plan", "--fits", "--machine", NO_GPU, "--ram", "1G"]
+    assert main(nothing) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) <= 2
+    assert main(["plan", "--machine", NO_GPU, "--hierarchy", "vram,ram"]) == 0
+    assert re.search(r"^deepseek-v3 .* too large", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["qwen3-30b-a3b:UD-Q4_K_XL"], 2, "does not know qwen3-30b-a3b in UD-Q4_K_XL"),
+        (["--advise"], 2, "say which model's quantizations"),
+        (["qwen3-30b-a3b", "--fits"], 2, "leave out MODEL"),
+        (["nothing-like-it", "--advise"], 3, "has no 'nothing-like-it'"),
+        (["qwen3-30b-a3c"], 3, "did you mean qwen3-30b-a3b"),
+        (["deepseek"], 3, "did you mean deepseek-"),
+    ],
+)
+def test_what_cannot_be_planned_or_compared_is_one_sentence(arguments, code, words, capsys):
+    assert main(["plan", *arguments, "--machine", LAPTOP]) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moerun.cli.options import PlacementFlags, placement_variables, with_placement_flags
+from moerun.errors import UsageError
 
 if TYPE_CHECKING:
     from moerun.machine.description import Machine
+    from moerun.model.catalog import CatalogEntry
+    from moerun.model.description import Model
+    from moerun.planning.plan import Plan
     from moerun.planning.strategy import Strategy
-    from moerun.report.tables import ModelRow
     from moerun.settings.description import LoadedSettings
-    from moerun.store.names import ModelAtHand
 
 VARIABLES = {
     **placement_variables(),
@@ -29,10 +31,20 @@ VARIABLES = {
 def plan(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="MODEL", help="A name or a path; all models at hand without it."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A name or a path, or an entry of the catalogue; all of them without it.",
+        ),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Add every decision and its reason.")
+    ] = False,
+    advise: Annotated[
+        bool,
+        typer.Option("--advise", help="Compare the quantizations of a model of the catalogue."),
+    ] = False,
+    fits: Annotated[
+        bool, typer.Option("--fits", help="Without MODEL: only those that memory holds whole.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     *,
@@ -40,10 +52,18 @@ def plan(
 ) -> None:
     """Show where a model would go, without loading it.
 
+    Models of the catalogue are planned before any download, by their published shape.
     On a machine without a GPU, --vram plans for such a GPU.
     """
     if model is None:
-        _plan_all(flags, as_json=as_json)
+        if advise:
+            raise UsageError("--advise: say which model's quantizations to compare")
+        _plan_all(flags, only_fitting=fits, as_json=as_json)
+        return
+    if fits:
+        raise UsageError("--fits: this chooses among all models; leave out MODEL")
+    if advise:
+        _advise(model, flags, as_json=as_json)
     else:
         show_plan(model, flags, explains=explain, as_json=as_json)
 
@@ -52,17 +72,21 @@ def show_plan(
     name: str, flags: PlacementFlags, *, explains: bool = False, as_json: bool = False
 ) -> None:
     """Plan one model and print the plan; nothing is loaded."""
-    from moerun.cli.planning_steps import machine_to_plan_for, read_named_model, read_settings
+    from moerun.cli.planning_steps import machine_to_plan_for, model_to_plan, read_settings
     from moerun.planning.planner import plan_placement
 
     loaded = read_settings(flags)
-    model = read_named_model(name)
-    machine = machine_to_plan_for(flags, loaded, Path(model.files[0].path))
+    model, entry = model_to_plan(name)
+    machine = machine_to_plan_for(flags, loaded, None if entry else Path(model.files[0].path))
     placement = plan_placement(model, machine, loaded.settings.strategy)
     if as_json:
+        from moerun.report.catalog_view import catalog_facts
         from moerun.report.json_view import plan_document, write_document
 
-        typer.echo(write_document(plan_document(model, machine, placement)))
+        document = plan_document(model, machine, placement)
+        if entry:
+            document["catalog"] = catalog_facts(entry, model)
+        typer.echo(write_document(document))
     else:
         from moerun.report.console import open_console, page_of, print_lines
         from moerun.report.plan_view import plan_lines
@@ -71,16 +95,60 @@ def show_plan(
         page = page_of(console)
         print_lines(console, plan_lines(model, machine, placement, page, explains=explains))
     _tell_notes(loaded, machine)
+    if entry:
+        _tell_of_entry(entry, model, placement, machine, loaded.settings.strategy)
 
 
-def _plan_all(flags: PlacementFlags, *, as_json: bool) -> None:
+def _tell_of_entry(
+    entry: "CatalogEntry", model: "Model", plan: "Plan", machine: "Machine", strategy: "Strategy"
+) -> None:
+    """Say on standard error that nothing was read, and what would suit the machine better."""
+    from moerun.cli.planning_steps import advice_beside
+    from moerun.report.advice_view import advice_hint
+    from moerun.report.catalog_view import origin_sentence
+    from moerun.report.plain import printable
+
+    typer.echo(f"Note: {printable(origin_sentence(entry, model))}", err=True)
+    if model.quantization != entry.recommended:
+        return  # somebody who names a quantization has chosen
+    advice = advice_beside(entry, model, plan, machine, strategy)
+    if advice and (hint := advice_hint(entry.name, advice)):
+        typer.echo(f"Hint: {printable(hint)}", err=True)
+
+
+def _advise(name: str, flags: PlacementFlags, *, as_json: bool) -> None:
+    """Plan every quantization of an entry of the catalogue, and recommend one."""
+    from moerun.cli.planning_steps import (
+        advice_for,
+        entry_to_advise_on,
+        machine_to_plan_for,
+        read_settings,
+    )
+    from moerun.report.advice_view import advice_facts, advice_lines
+
+    loaded = read_settings(flags)
+    entry = entry_to_advise_on(name)
+    machine = machine_to_plan_for(flags, loaded)
+    advice = advice_for(entry, machine, loaded.settings.strategy)
+    if as_json:
+        from moerun.report.json_view import advice_document, write_document
+
+        typer.echo(write_document(advice_document(entry.name, advice_facts(advice), machine)))
+    else:
+        from moerun.report.console import open_console, page_of, print_lines
+
+        console = open_console()
+        print_lines(console, advice_lines(entry.title, advice, page_of(console)))
+    _tell_notes(loaded, machine)
+
+
+def _plan_all(flags: PlacementFlags, *, only_fitting: bool, as_json: bool) -> None:
+    from moerun.cli.plan_rows import rows_of_all
     from moerun.cli.planning_steps import machine_to_plan_for, read_settings
-    from moerun.store.names import models_at_hand
 
     loaded = read_settings(flags)
     machine = machine_to_plan_for(flags, loaded)
-    strategy = loaded.settings.strategy
-    rows = tuple(_row(at_hand, machine, strategy) for at_hand in models_at_hand())
+    rows = rows_of_all(machine, loaded.settings.strategy, only_fitting=only_fitting)
     if as_json:
         from moerun.report.json_view import models_document, write_document
 
@@ -92,44 +160,8 @@ def _plan_all(flags: PlacementFlags, *, as_json: bool) -> None:
         console = open_console()
         print_lines(console, model_lines(rows, page_of(console)))
         if not rows:
-            typer.echo("No models are at hand; give the path of a .gguf file.", err=True)
+            typer.echo("No model fits in memory whole; `moerun plan` lists all.", err=True)
     _tell_notes(loaded, machine)
-
-
-def _row(at_hand: "ModelAtHand", machine: "Machine", strategy: "Strategy") -> "ModelRow":
-    """Plan one model; what stands in the way becomes its verdict."""
-    from moerun.errors import ModelError, PlanError
-    from moerun.model.gguf_header import read_model
-    from moerun.planning.planner import plan_placement
-    from moerun.planning.summary import summarize
-    from moerun.report.tables import ModelRow
-
-    name, path = at_hand.name, str(at_hand.path)
-    try:
-        model = read_model(at_hand.path)
-    except ModelError as error:
-        return ModelRow(name=name, path=path, verdict="refused", error=error.message)
-    try:
-        placement = plan_placement(model, machine, strategy)
-    except PlanError as error:
-        return ModelRow(
-            name=name,
-            path=path,
-            verdict="too large",
-            file_bytes=model.file_bytes,
-            error=error.message,
-        )
-    sums = summarize(model, placement)
-    return ModelRow(
-        name=name,
-        path=path,
-        verdict=str(sums.verdict),
-        file_bytes=model.file_bytes,
-        vram_bytes=sums.vram_bytes,
-        ram_bytes=sums.ram_bytes,
-        ssd_bytes=sums.ssd_bytes,
-        context_tokens=placement.context_tokens,
-    )
 
 
 def _tell_notes(loaded: "LoadedSettings", machine: "Machine") -> None:

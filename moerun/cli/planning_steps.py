@@ -14,7 +14,12 @@ from moerun.settings.description import LoadedSettings
 
 if TYPE_CHECKING:
     from moerun.machine.description import Machine
+    from moerun.model.catalog import CatalogEntry
     from moerun.model.description import Model
+    from moerun.planning.advice import Advice
+    from moerun.planning.plan import Plan
+    from moerun.planning.strategy import Strategy
+    from moerun.store.references import CatalogReference
 
 _VRAM_KEY = "vram_limit"
 _RAM_KEY = "ram_limit"
@@ -35,6 +40,79 @@ def read_named_model(name: str) -> "Model":
     from moerun.store.names import resolve_model
 
     return read_model(resolve_model(name))
+
+
+def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
+    """Return the model of a name; what is not at hand may be an entry of the catalogue.
+
+    The entry comes with the model that was derived from it, None with one that was read.
+    """
+    from moerun.errors import ModelNotFound
+    from moerun.model.catalog import catalog_entry
+    from moerun.model.catalog_model import catalog_model
+
+    try:
+        return read_named_model(name), None
+    except ModelNotFound:
+        reference = catalog_reference(name)
+        if reference is None:
+            raise
+    return catalog_model(reference.entry, reference.quantization), catalog_entry(reference.entry)
+
+
+def entry_to_advise_on(name: str) -> "CatalogEntry":
+    """Return the entry whose quantizations are compared; ModelNotFound for any other name."""
+    from moerun.errors import ModelNotFound
+    from moerun.model.catalog import catalog_entry
+
+    reference = catalog_reference(name)
+    if reference is None:
+        raise ModelNotFound(
+            f"The catalogue has no '{name[:80]}', and --advise compares what it knows.",
+            hint="`moerun plan` lists its entries, those with the source 'catalog'",
+        )
+    return catalog_entry(reference.entry)
+
+
+def advice_for(entry: "CatalogEntry", machine: "Machine", strategy: "Strategy") -> "Advice":
+    """Plan all quantizations of an entry, and choose one."""
+    from moerun.model.catalog_model import derived_model
+    from moerun.planning.advice import advise
+
+    models = tuple(derived_model(entry.name, label) for label in entry.quantizations)
+    return advise(models, machine, strategy, usual=entry.recommended)
+
+
+def advice_beside(
+    entry: "CatalogEntry", model: "Model", plan: "Plan", machine: "Machine", strategy: "Strategy"
+) -> "Advice | None":
+    """Return advice on the entry whose usual quantization was planned, None where it is plain.
+
+    Only what could suit better is planned, since somebody waits for another answer.
+    """
+    from moerun.model.catalog_model import derived_bytes, derived_model
+    from moerun.planning.advice import advise, labels_worth_planning
+    from moerun.planning.summary import summarize
+
+    usual, verdict = model.quantization, summarize(model, plan).verdict
+    sizes = tuple((label, derived_bytes(entry.name, label)) for label in entry.quantizations)
+    labels = labels_worth_planning(sizes, machine, usual=usual, verdict=verdict)
+    if not labels:
+        return None
+    models = tuple(derived_model(entry.name, label) for label in labels)
+    return advise((model, *models), machine, strategy, usual=usual)
+
+
+def catalog_reference(name: str) -> "CatalogReference | None":
+    """Return what a name means in the catalogue, None when it means anything else, or nothing."""
+    from moerun.errors import ModelNotFound
+    from moerun.store.references import CatalogReference, parse_reference
+
+    try:
+        reference = parse_reference(name)
+    except (UsageError, ModelNotFound):  # a name that only files have
+        return None
+    return reference if isinstance(reference, CatalogReference) else None
 
 
 def machine_to_plan_for(

@@ -57,9 +57,20 @@ def derived_model(name: str, quantization: str) -> Model:
     return replace(model, name=entry.title, quantization=quantization)
 
 
+@cache
+def derived_bytes(name: str, quantization: str) -> int:
+    """Return the size of the file of a known quantization, without deriving the whole model."""
+    shape = catalog_entry(name).shape
+    sketches = _sketches(name)
+    encodings = encodings_of(sketches, quantization, _facts(shape))
+    header_bytes = _aligned(_HEADER_BYTES_PER_TOKEN * shape.vocabulary_size)
+    pairs = zip(sketches, encodings, strict=True)
+    return header_bytes + sum(_aligned(_size_bytes(sketch, kind)) for sketch, kind in pairs)
+
+
 def _header(entry: CatalogEntry, quantization: str) -> GgufFile:
     shape = entry.shape
-    sketches = sketch_tensors(shape)
+    sketches = _sketches(entry.name)
     encodings = encodings_of(sketches, quantization, _facts(shape))
     offset = data_offset = _aligned(_HEADER_BYTES_PER_TOKEN * shape.vocabulary_size)
     tensors: list[TensorEntry] = []
@@ -87,6 +98,11 @@ def _header(entry: CatalogEntry, quantization: str) -> GgufFile:
         value_types=types,
         tensors=tuple(tensors),
     )
+
+
+@cache
+def _sketches(name: str) -> tuple[TensorSketch, ...]:
+    return sketch_tensors(catalog_entry(name).shape)
 
 
 def _facts(shape: Shape) -> MixtureFacts:

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from moerun.model.encodings import BY_NAME
@@ -279,6 +280,8 @@ def _of_embedding(kind: str) -> str | None:
     return "Q4_K" if kind in ("TQ1_0", "TQ2_0") else None
 
 
+# The quantizations of one model ask the same of the same names again and again.
+@lru_cache(maxsize=8192)
 def _category(name: str) -> _Category:
     if name == "output.weight":
         return _Category.OUTPUT
@@ -288,6 +291,7 @@ def _category(name: str) -> _Category:
     return next(found, _Category.OTHER)
 
 
+@lru_cache(maxsize=8192)
 def _is_quantized(tensor: TensorSketch) -> bool:
     dimensions = len(tensor.shape)
     while dimensions > 1 and tensor.shape[dimensions - 1] == 1:
@@ -309,6 +313,7 @@ def _takes_more_bits(turn: int, count: int) -> bool:
     return turn < count // 8 or turn >= 7 * count // 8 or (turn - count // 8) % 3 == 2
 
 
+@lru_cache(maxsize=8192)
 def _layer_of(name: str) -> int:
     match = _LAYER.match(name)
     return int(match[1]) if match else -1

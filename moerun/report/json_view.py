@@ -63,6 +63,11 @@ def models_document(rows: tuple[ModelRow, ...], machine: Machine) -> dict[str, A
     return {"schema": SCHEMA, "machine": to_plain(machine), "models": to_plain(rows)}
 
 
+def advice_document(name: str, facts: dict[str, Any], machine: Machine) -> dict[str, Any]:
+    """Return the advice on the quantizations of one model of the catalogue."""
+    return {"schema": SCHEMA, "machine": to_plain(machine), "name": name, "advice": facts}
+
+
 def write_document(document: dict[str, Any]) -> str:
     """Return the text of a document; characters beyond ASCII are escaped, so any pipe takes it."""
     return json.dumps(document, indent=2)

@@ -21,11 +21,17 @@ _ABSENT: Final = "-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One model at hand, and how it would be placed; sums are None where it cannot be planned."""
+    """One model, and how it would be placed; sums are None where it cannot be planned.
+
+    `source` is where it is known from: a file, or the catalogue, whose sizes are derived; then
+    `path` is what would be downloaded.
+    """
 
     name: str
     path: str
     verdict: str
+    source: str = "file"
+    quantization: str | None = None
     file_bytes: int | None = None
     vram_bytes: int | None = None
     ram_bytes: int | None = None
@@ -39,7 +45,7 @@ def model_lines(rows: tuple[ModelRow, ...], page: Page) -> Iterator[Text]:
 
     Why a model cannot be planned stands below its row, and in a pipe at the end of it.
     """
-    cells = [("NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT", "VERDICT")]
+    cells = [("NAME", "SIZE", "VRAM", "RAM", "SSD", "CONTEXT", "SOURCE", "VERDICT")]
     cells += [
         (
             printable(row.name),
@@ -48,6 +54,7 @@ def model_lines(rows: tuple[ModelRow, ...], page: Page) -> Iterator[Text]:
             _size(row.ram_bytes),
             _size(row.ssd_bytes),
             _ABSENT if row.context_tokens is None else f"{row.context_tokens:,}",
+            row.source,
             row.verdict,
         )
         for row in rows

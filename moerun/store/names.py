@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from moerun.errors import ModelError, ModelNotFound, UsageError
+from moerun.model.catalog import catalog_names
 
 DEMO: Final = "demo"
 MODELS_VARIABLE: Final = "MOERUN_MODELS"
@@ -107,7 +108,9 @@ def _existing(name: str, folder: Path) -> Path | None:
         raise ModelNotFound(said, hint=_LISTING) from error
 
 
-_LISTING: Final = "`moerun plan` lists the models at hand; a path to a .gguf file is one, too"
+_LISTING: Final = (
+    "`moerun plan` lists the models at hand and the catalogue; a path to a .gguf file is one, too"
+)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -139,7 +142,10 @@ def _directory(path: Path, name: str) -> ModelError:
 
 
 def _closest(name: str, at_hand: tuple[ModelAtHand, ...]) -> str | None:
-    names = {model.name.lower(): model.name for model in at_hand}
+    names = {name: name for name in catalog_names()}
+    names |= {model.name.lower(): model.name for model in at_hand}
     wanted = _name_of(Path(name)).lower() if name.endswith(_ENDING) else name.lower()
     close = get_close_matches(wanted, names, n=3, cutoff=0.5)
+    close += [name for name in sorted(names) if name.startswith(wanted) and len(wanted) > 2]
+    close = list(dict.fromkeys(close))[:3]
     return f"did you mean {' or '.join(names[match] for match in close)}?" if close else None
