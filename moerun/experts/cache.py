@@ -19,7 +19,6 @@ from moerun.experts.counters import Latency
 from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
 from moerun.experts.latency import Latencies
 from moerun.experts.layout import page_slot_bytes
-from moerun.experts.memory_map import PAGE_BYTES, page_floor
 from moerun.experts.model_memory import Matrix, ModelMemory
 from moerun.experts.page_reuse import PageReuse
 from moerun.experts.read_queue import Fetch, Read
@@ -180,7 +179,7 @@ class CacheMechanism:
 
     def _read_large(self, layer: int, key: ExpertKey, started_s: float, *, is_ahead: bool) -> Fetch:
         """Begin to read one expert in pieces, between which what is waited for more can go."""
-        step_bytes = max(PAGE_BYTES, page_floor(self._memory.read_bytes))
+        step_bytes = self._memory.read_bytes
         pieces = [
             (matrix, begin, min(begin + step_bytes, last))
             for matrix in self._memory.matrices[layer]

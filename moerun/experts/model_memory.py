@@ -79,7 +79,8 @@ class ModelMemory:
     def __init__(self, layout: ExpertLayout, *, threads: int, read_bytes: int | None) -> None:
         """Open the files; raises ModelError when one cannot be opened."""
         self.layout = layout
-        self.read_bytes: Final = read_bytes or READ_BYTES
+        # direct reads are of whole pages, wherever one begins
+        self.read_bytes: Final = max(PAGE_BYTES, page_floor(read_bytes or READ_BYTES))
         self.reader: Final = Reader([file.path for file in layout.files], threads=threads)
         self.matrices: dict[int, tuple[Matrix, ...]] = {}
         self._mapped: tuple[tuple[int, MappedFile], ...] = ()
