@@ -52,11 +52,13 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "moerun.model",
         ),
     ),
+    ("moerun.worker", (*BASE, "moerun.places", "moerun.machine", "moerun.engine")),
     (
         "moerun.runner",
         (
             *BASE,
             *DESCRIPTIONS,
+            "moerun.worker",
             "moerun.engine",
             "moerun.experts",
             "moerun.places",

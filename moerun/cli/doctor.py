@@ -41,7 +41,7 @@ def _look() -> "Machine":
     """Return the machine; settings that cannot be used are a note, for a doctor must not fail."""
     from dataclasses import replace
 
-    from moerun.cli.machine import look_at_machine
+    from moerun.engine.look import look_at_machine
     from moerun.errors import ConfigError
     from moerun.settings.load import load_settings
 

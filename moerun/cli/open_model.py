@@ -8,7 +8,6 @@ Does not know: prompts or answers.
 """
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,9 +17,7 @@ from typing import TYPE_CHECKING, Final
 from moerun.cli.options import PlacementFlags
 
 if TYPE_CHECKING:
-    from moerun.engine.arguments import EngineArgs
     from moerun.experts.counters import StreamingSample
-    from moerun.experts.order import StreamingOrder
     from moerun.machine.description import DeviceId, Machine
     from moerun.model.description import Model
     from moerun.planning.plan import Plan
@@ -57,12 +54,15 @@ class OpenedModel:
     """A model in memory, and the record of its runner."""
 
     def __init__(self, asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> None:
+        from moerun.runner.opening import record_of
+
         self.model = asked.model
         self.machine = asked.machine
         self.runner = runner
         self.loaded = loaded
         self.mode = mode
-        self._keeper = _keeper_of(_record_of(asked, runner, loaded, mode), runner, loaded)
+        record = record_of(asked.model, asked.machine, loaded, pid=runner.pid, mode=mode)
+        self._keeper = _keeper_of(record, runner, loaded)
 
     def open_record(self) -> None:
         """Write the record for `moerun stat`, and keep it up to date."""
@@ -91,10 +91,10 @@ class OpenedModel:
 
 def ask(name: str, flags: PlacementFlags) -> Asked:
     """Read settings and header, look at the machine, and check the engine at its first start."""
-    from moerun.cli.machine import look_at_machine
     from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
     from moerun.engine.abi import require_version
     from moerun.engine.check_record import check_engine_once
+    from moerun.engine.look import look_at_machine
     from moerun.errors import EngineMismatch
     from moerun.places import state_folder
     from moerun.planning.strategy import Toggle
@@ -201,30 +201,10 @@ def say(message: str) -> None:
 
 
 def _deciding(asked: Asked) -> "Deciding":
-    from moerun.engine.arguments import engine_args
-    from moerun.engine.self_check import plain_arguments
-    from moerun.experts.order import streaming_order
-    from moerun.experts.trace import traced_order
-    from moerun.places import state_folder
-    from moerun.planning.planner import plan_placement
-    from moerun.runner.loading import Deciding
+    from moerun.runner.opening import deciding_on
 
-    def streaming(plan: "Plan") -> "StreamingOrder | None":
-        order = streaming_order(plan, asked.model, asked.machine, state_folder=str(state_folder()))
-        if asked.trace_path is None:
-            return order
-        return traced_order(asked.model, order, asked.trace_path)
-
-    def arguments(plan: "Plan") -> "EngineArgs":
-        args = engine_args(plan, asked.model, asked.machine)
-        return plain_arguments(args) if asked.is_plain else args
-
-    return Deciding(
-        plan=lambda strategy, measured: plan_placement(
-            asked.model, asked.machine, strategy, measured=measured
-        ),
-        arguments=arguments,
-        streaming=streaming,
+    return deciding_on(
+        asked.model, asked.machine, is_plain=asked.is_plain, trace_path=asked.trace_path
     )
 
 
@@ -278,28 +258,4 @@ def _keeper_of(record: "RunnerRecord", runner: "Runner", loaded: "Loaded") -> "R
         look_at_experts=runner.sample_streaming if loaded.streaming is not None else None,
         state=state_folder,
         warn=warn,
-    )
-
-
-def _record_of(asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> "RunnerRecord":
-    from moerun import __version__
-    from moerun.machine.description import HOST, SSD
-    from moerun.machine.probe_processes import process_mark
-    from moerun.runner.records import RunnerRecord
-
-    devices = (*loaded.plan.devices, HOST, SSD)
-    return RunnerRecord(
-        pid=runner.pid,
-        process_mark=process_mark(runner.pid) or "",
-        started_at_s=time.time(),
-        moerun_version=__version__,
-        engine_version=loaded.report.engine_version,
-        model_name=asked.model.name,
-        model_paths=tuple(str(Path(file.path).absolute()) for file in asked.model.files),
-        mode=mode,
-        context_tokens=loaded.report.context_tokens,
-        load_mode=loaded.args.load_mode.value,
-        labels=tuple((device, asked.machine.label(device)) for device in devices),
-        ledger=loaded.plan.ledger,
-        buffers=loaded.report.buffers,
     )

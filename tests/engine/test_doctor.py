@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from moerun.cli.machine import look_at_machine
+from moerun.engine.look import look_at_machine
 from moerun.machine.document import read_machine
 
 pytestmark = pytest.mark.engine

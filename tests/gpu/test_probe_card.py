@@ -2,7 +2,7 @@
 
 import pytest
 
-from moerun.cli.machine import look_at_machine
+from moerun.engine.look import look_at_machine
 from moerun.machine.probe_nvml import read_nvml
 
 pytestmark = [pytest.mark.gpu, pytest.mark.engine]

@@ -1,4 +1,4 @@
-"""Looking at the machine for a verb: what the engine lists and what the system tells, as one.
+"""Looking at the machine: what the engine lists and what the system tells, as one.
 
 Knows: when the engine need not be asked, and that what fails on the way is a note.
 Does not know: how devices are matched, or what will be planned.
