@@ -63,6 +63,30 @@ def a_case(seed: int) -> Case:
     return Case(seed=seed, model=model, machine=machine, strategy=_a_strategy(draw, model, machine))
 
 
+def a_case_of_devices(seed: int) -> Case:
+    """Return a problem with one to four devices of different sizes and kinds."""
+    draw = Random(f"devices {seed}")
+    model = _a_model(draw)
+    machine = _a_machine_of_devices(draw, model)
+    return Case(seed=seed, model=model, machine=machine, strategy=_a_strategy(draw, model, machine))
+
+
+def _a_machine_of_devices(draw: Random, model: Model) -> Machine:
+    size = model.weight_bytes
+    ram = int(size * draw.choice((0.1, 0.3, 0.7, 1.2, 2.5))) + draw.randrange(1, 8) * GIB
+    backends = (GpuBackend.CUDA, GpuBackend.CUDA, GpuBackend.ROCM, GpuBackend.VULKAN)
+    devices = []
+    for index in range(draw.choice((1, 2, 3, 4))):
+        backend = GpuBackend.RPC if draw.random() < 0.25 else draw.choice(backends)
+        free = int(size * draw.choice((0.03, 0.1, 0.25, 0.5))) + draw.randrange(GIB, 2 * GIB)
+        rate = draw.choice((None, 20e9, 900e9))
+        card = a_gpu(index, free=free, total=free + GIB, backend=backend)
+        devices.append(replace(card, memory_bandwidth_bytes_per_s=rate))
+    machine = a_machine(gpus=devices, ram=ram, available=int(ram * draw.uniform(0.5, 1.0)))
+    rate = draw.choice((None, 60e9))
+    return replace(machine, host=replace(machine.host, memory_bandwidth_bytes_per_s=rate))
+
+
 def _a_model(draw: Random) -> Model:
     count = draw.choice((1, 2, 3, 5, 8, 12, 13))
     is_dense = draw.random() < 0.15

@@ -106,6 +106,7 @@ class Gpu:
     compute_capability: tuple[int, int] | None = None
     memory_bandwidth_bytes_per_s: float | None = None
     link_bytes_per_s: float | None = None
+    link_latency_s: float | None = None
     shares_host_memory: bool = False
     working_set_limit_bytes: int | None = None
     is_hypothetical: bool = False
@@ -127,6 +128,7 @@ class Host:
     cgroup_limit_bytes: int | None = None
     processor: str = ""
     system: str = "Linux"
+    memory_bandwidth_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

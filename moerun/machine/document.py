@@ -106,6 +106,7 @@ def _check_sense(machine: Machine, path: Path) -> None:
     if min(host.swap_free_bytes, machine.storage.free_bytes) < 0:
         raise _bad(path, "a size in it is negative")
     optional = [host.cgroup_limit_bytes, machine.storage.read_bytes_per_s]
+    optional.append(host.memory_bandwidth_bytes_per_s)
     for gpu in machine.gpus:
         optional += [gpu.memory_bandwidth_bytes_per_s, gpu.link_bytes_per_s]
         optional.append(gpu.working_set_limit_bytes)

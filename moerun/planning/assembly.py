@@ -30,11 +30,9 @@ def layer_placements(at: Situation, candidate: Candidate) -> tuple[LayerPlacemen
     for device, run in zip(candidate.devices, candidate.runs, strict=True):
         for index in range(run.first, run.end):
             dense[index] = device
-        for index in range(run.experts_from, run.end):
-            for part, _ in at.problem.cargo.vram_parts[index]:
+        for index, parts in run.experts:
+            for part, _ in parts:
                 experts[index][part] = device
-        for part, _ in run.parts:
-            experts[run.experts_from - 1][part] = device
     for device, by_layer in ((HOST, candidate.ram_parts), (SSD, candidate.ssd_parts)):
         for index, parts in enumerate(by_layer):
             for part, _ in parts:

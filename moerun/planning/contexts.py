@@ -61,7 +61,12 @@ def next_rung(problem: Problem, choice: Choice) -> Rung | None:
     mode, larger_mode = load_mode(problem, choice.candidate), load_mode(problem, larger)
     return Rung(
         context_tokens=tokens,
-        expert_bytes_moved=max(0, more_experts - experts, more_on_ssd - on_ssd),
+        expert_bytes_moved=max(
+            0,
+            more_experts - experts,
+            more_on_ssd - on_ssd,
+            larger.remote_expert_bytes - choice.candidate.remote_expert_bytes,
+        ),
         fits=True,
         layers_moved=max(0, larger.host_layers - choice.candidate.host_layers),
         ends_copy=mode is LoadMode.COPY and larger_mode is not LoadMode.COPY,
@@ -119,7 +124,10 @@ def _cost(start: Choice, longer: Choice) -> str | None:
     assert before is not None
     if after.host_layers != before.host_layers:
         return "move whole layers off the GPUs"
-    if after.slow_bytes[1:] != before.slow_bytes[1:]:
+    if after.remote_layers > before.remote_layers:
+        return "move whole layers to workers"
+    remote = (before.remote_expert_bytes, after.remote_expert_bytes)
+    if after.slow_bytes[1:] != before.slow_bytes[1:] or remote[1] > remote[0]:
         return "move experts to a slower tier"
     if load_mode(longer.at.problem, after) is not load_mode(start.at.problem, before):
         return "leave too little RAM for a copy of the host weights"

@@ -15,7 +15,7 @@ from moerun.model.description import ExpertPart
 from moerun.planning import streaming
 from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end, sum_bytes
 from moerun.planning.fixed_charges import Work
-from moerun.planning.packing import Freight, Run, cut
+from moerun.planning.packing import Bay, Freight, Run, packings
 from moerun.planning.situation import (
     Problem,
     Situation,
@@ -25,13 +25,14 @@ from moerun.planning.situation import (
 )
 from moerun.planning.strategy import Tier
 from moerun.planning.streaming import CacheRoom
+from moerun.planning.value import Cost, Held, Standing, cost_key, standing
 
 # Above this many GPUs only the first one, two, three and so on are tried together.
 EVERY_SUBSET_UP_TO: Final = 4
 MAX_DEVICES: Final = 16  # llama_max_devices - src/llama.cpp @ llama-cpp-python 0.3.36
 
-Rank = tuple[int, int, int, int, int, float]
-"""What is off the GPUs (dense and state, experts), on SSD, devices, remote layers, slowness.
+Rank = tuple[Cost, int, int, float]
+"""What lies in slower memory, devices, layers whose experts lie on other devices, slowness.
 
 Slowness is the bandwidth of the slowest device, negative; 0 where it is not known.
 """
@@ -71,7 +72,7 @@ class Candidate:
     ssd_parts: tuple[PartBytes, ...]
     ram_expert_bytes: int
     ssd_expert_bytes: int
-    remote_layers: int
+    held: tuple[Held, ...]
     bandwidth_bytes_per_s: float
     fits: bool
     cache: CacheRoom | None = None
@@ -105,10 +106,33 @@ class Candidate:
         return 0 if self.cache is None else self.cache.cache_bytes
 
     @property
+    def strange_layers(self) -> int:
+        """Return how many layers have experts on another device than the rest of them."""
+        return sum(run.strange_layers for run in self.runs)
+
+    @property
+    def remote_layers(self) -> int:
+        """Return how many layers workers compute."""
+        pairs = zip(self.runs, self.held, strict=True)
+        return sum(r.end - r.first for r, held in pairs if held.standing is not Standing.LOCAL)
+
+    @property
+    def remote_expert_bytes(self) -> int:
+        """Return the experts that workers hold."""
+        return sum(h.expert_bytes for h in self.held if h.standing is not Standing.LOCAL)
+
+    @property
+    def cost(self) -> Cost:
+        """Return what lies in slower memory than the best."""
+        dense, experts, on_ssd = self.slow_bytes
+        return cost_key(
+            self.held, host_dense_bytes=dense, host_expert_bytes=experts, ssd_bytes=on_ssd
+        )
+
+    @property
     def rank(self) -> Rank:
         """Return what makes one candidate better than another: less is better."""
-        count = len(self.devices)
-        return (*self.slow_bytes, count, self.remote_layers, -self.bandwidth_bytes_per_s)
+        return self.cost, len(self.devices), self.strange_layers, -self.bandwidth_bytes_per_s
 
 
 def _is_pipelined(device_count: int, *, has_staging: bool) -> bool:
@@ -131,13 +155,11 @@ def best_candidate(at: Situation) -> Candidate | None:
     for least, devices, has_staging in sorted(_attempts(at), key=lambda attempt: attempt[0]):
         if best is not None and least > best.rank:
             break  # the others promise even less
-        found = _candidate(at, devices, has_staging=has_staging)
-        if found is None:
-            continue
-        if found.fits and (best is None or found.rank < best.rank):
-            best = found
-        if not found.fits and (nearest is None or found.short_bytes < nearest.short_bytes):
-            nearest = found
+        for found in _candidates(at, devices, has_staging=has_staging):
+            if found.fits and (best is None or found.rank < best.rank):
+                best = found
+            if not found.fits and (nearest is None or found.short_bytes < nearest.short_bytes):
+                nearest = found
     return best or nearest
 
 
@@ -150,7 +172,7 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
         count = len(devices)
         if not devices:
             output = load.output_bytes + tied_copy_bytes(at.problem)
-            yield (dense + output, movable + held, 0, 0, 0, 0.0), (), False
+            yield ((dense + output, movable + held, 0, 0, 0), 0, 0, -inf), (), False
             continue
         for has_staging in (False, True):
             room = sum(max(0, left) for left in _capacities(at, devices, has_staging=has_staging))
@@ -158,7 +180,8 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
                 continue  # not everything can be on these GPUs
             host_dense = max(0, dense - room)
             host_experts = movable if host_dense else max(0, dense + movable - room)
-            yield (host_dense, host_experts + held, 0, count, 0, -inf), devices, has_staging
+            cost = (host_dense, host_experts + held, 0, 0, 0)
+            yield (cost, count, 0, -inf), devices, has_staging
 
 
 def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
@@ -173,12 +196,31 @@ def device_sets(problem: Problem) -> Iterator[tuple[Gpu, ...]]:
                 yield tuple(sorted(chosen, key=lambda gpu: not gpu.is_remote))
 
 
-def _candidate(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -> Candidate | None:
-    load = at.problem.cargo
+def _candidates(
+    at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool
+) -> Iterator[Candidate]:
+    """Yield the ways to use a set of GPUs, one for each family of packings that can."""
     capacities = _capacities(at, devices, has_staging=has_staging)
-    runs = cut(at.freight, capacities) if devices else ()
-    if runs is None:
-        return None
+    host = at.problem.machine.host
+    bays = tuple(
+        Bay(capacity_bytes=capacity, standing=standing(gpu, host))
+        for gpu, capacity in zip(devices, capacities, strict=True)
+    )
+    for runs in packings(at.freight, bays) if devices else ((),):
+        found = _candidate(at, devices, runs, capacities, has_staging=has_staging)
+        if found is not None:
+            yield found
+
+
+def _candidate(
+    at: Situation,
+    devices: tuple[Gpu, ...],
+    runs: tuple[Run, ...],
+    capacities: tuple[int, ...],
+    *,
+    has_staging: bool,
+) -> Candidate | None:
+    load = at.problem.cargo
     host_layers = runs[0].first if runs else load.layer_count
     left = _left_over(load, runs)
     multiplies = host_layers or any(left) or load.pins_host_matrices
@@ -244,21 +286,21 @@ def _taken_bytes(
 
 
 def _run_bytes(freight: Freight, run: Run) -> int:
-    dense = freight.dense_sums_bytes[run.end] - freight.dense_sums_bytes[run.first]
-    experts = freight.expert_sums_bytes[run.end] - freight.expert_sums_bytes[run.experts_from]
-    return dense + experts + sum(size for _, size in run.parts)
+    return _dense_bytes(freight, run) + run.expert_bytes
+
+
+def _dense_bytes(freight: Freight, run: Run) -> int:
+    return freight.dense_sums_bytes[run.end] - freight.dense_sums_bytes[run.first]
 
 
 def _left_over(load: Cargo, runs: tuple[Run, ...]) -> tuple[PartBytes, ...]:
     """Return the expert parts of each layer that are on no GPU and not pinned."""
-    on_gpu: dict[int, frozenset[ExpertPart]] = {}
+    on_gpu: dict[int, set[ExpertPart]] = {}
     for run in runs:
-        for index in range(run.experts_from, run.end):
-            on_gpu[index] = frozenset(part for part, _ in load.vram_parts[index])
-        if run.parts:
-            on_gpu[run.experts_from - 1] = frozenset(part for part, _ in run.parts)
+        for index, parts in run.experts:
+            on_gpu.setdefault(index, set()).update(part for part, _ in parts)
     return tuple(
-        tuple(item for item in free if item[0] not in on_gpu.get(index, frozenset())) + held
+        tuple(item for item in free if item[0] not in on_gpu.get(index, ())) + held
         for index, (free, held) in enumerate(zip(load.vram_parts, load.host_parts, strict=True))
     )
 
@@ -353,8 +395,14 @@ def _with_host(
         ),
         ram_expert_bytes=ram_bytes,
         ssd_expert_bytes=sum_bytes(left) - ram_bytes,
-        remote_layers=sum(
-            run.end - run.first for gpu, run in zip(devices, runs, strict=True) if gpu.is_remote
+        held=tuple(
+            Held(
+                standing=standing(gpu, problem.machine.host),
+                dense_bytes=_dense_bytes(at.freight, run)
+                + (problem.cargo.output_bytes + problem.cargo.tied_bytes) * (gpu is devices[-1]),
+                expert_bytes=run.expert_bytes,
+            )
+            for gpu, run in zip(devices, runs, strict=True)
         ),
         bandwidth_bytes_per_s=min(
             (gpu.memory_bandwidth_bytes_per_s or 0.0 for gpu in devices), default=0.0

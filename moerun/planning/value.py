@@ -1,0 +1,62 @@
+"""Which memory is worth what, and to whom it is given first: the one key of every comparison.
+
+A byte is worth most where it is read fastest: in a device of this machine, then in one that a
+worker lends, then in RAM, last on SSD. Dense weights and the KV cache are read whole for every
+token and one expert in many is, so the former are served first. A worker whose memory was measured
+to be slower than this machine's RAM ranks behind it.
+
+Knows: the order of tiers and of what lies in them.
+Does not know: how bytes are placed, or how much memory there is.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from moerun.machine.description import Gpu, Host
+
+Cost = tuple[int, int, int, int, int]
+"""What lies too low: dense off the devices, experts off them, on SSD, dense and experts remote."""
+
+
+class Standing(IntEnum):
+    """How fast a device's memory is; less is better. RAM stands between REMOTE and SLOW."""
+
+    LOCAL = 0
+    REMOTE = 1
+    SLOW = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """What one device, or all of one standing, holds; dense bytes include KV cache and state."""
+
+    standing: Standing
+    dense_bytes: int
+    expert_bytes: int
+
+
+def standing(gpu: Gpu, host: Host) -> Standing:
+    """Return where a device ranks: below RAM only where both were measured and it is slower."""
+    if not gpu.is_remote:
+        return Standing.LOCAL
+    rate, host_rate = gpu.memory_bandwidth_bytes_per_s, host.memory_bandwidth_bytes_per_s
+    is_slow = rate is not None and host_rate is not None and rate < host_rate
+    return Standing.SLOW if is_slow else Standing.REMOTE
+
+
+def cost_key(
+    held: tuple[Held, ...], *, host_dense_bytes: int, host_expert_bytes: int, ssd_bytes: int
+) -> Cost:
+    """Return what a placement leaves in slower memory, the dearest first: less is better.
+
+    `host_expert_bytes` are all experts off the devices, `ssd_bytes` those of them on SSD.
+    """
+    slow = [each for each in held if each.standing is Standing.SLOW]
+    remote = [each for each in held if each.standing is Standing.REMOTE]
+    return (
+        host_dense_bytes + sum(each.dense_bytes for each in slow),
+        host_expert_bytes + sum(each.expert_bytes for each in slow),
+        ssd_bytes,
+        sum(each.dense_bytes for each in remote),
+        sum(each.expert_bytes for each in remote),
+    )
