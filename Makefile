@@ -46,6 +46,7 @@ format: dev ## rewrite the code in the house's style
 
 bench: dev ## moerun beside plain llama-cpp-python, in one run
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.decode_overhead
 
 bench-stream: dev ## moerun beside stock where a model does not fit; Linux, best as root, half an hour
