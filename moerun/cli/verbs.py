@@ -16,10 +16,13 @@ from typer.core import TyperCommand, TyperGroup
 
 SUMMARIES: Final[dict[str, str]] = {
     "run": "Answer a prompt, or hold a conversation.",
+    "serve": "Serve models over HTTP.",
     "plan": "Show where a model would go, without loading it.",
+    "pull": "Download models; what an earlier pull left is gone on with.",
     "stat": "Show the running models.",
     "trace": "Record which experts your own prompts use.",
     "simulate": "Replay recorded routing for sizes of RAM.",
+    "worker": "Lend this machine's memory to moerun elsewhere.",
     "doctor": "Look at the machine and at the engine.",
     "config": "Show every setting with its origin.",
 }

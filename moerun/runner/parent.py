@@ -30,19 +30,21 @@ from moerun.engine.interface import (
     GenerationResult,
     LoadReport,
 )
-from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError
+from moerun.errors import EngineCrashed, EngineRefused, MoerunError, UsageError, WorkerLost
 from moerun.experts.counters import StreamingSample
 from moerun.experts.order import StreamingOrder
 from moerun.planning.plan import Measurements
 from moerun.runner import endings, logs, model_files, protocol
 from moerun.runner.protocol import Event, Request
 from moerun.runner.statistics import MemorySample
+from moerun.worker.watch import Loss, WorkerWatch
 
 Answer = TypeVar("Answer", bound=Event)
 
 _START_TIMEOUT_S: Final = 120.0  # Python on a cold, slow disk; loading has no limit at all
 _SAMPLE_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 10.0
+_NOTICE_S: Final = 3.0  # until the watch of workers knows, too, what ended the runner
 _POLL_S: Final = 0.5  # Windows lets Ctrl-C through only between waits
 
 
@@ -73,6 +75,7 @@ class Runner:
         self._unreadable: str | None = None
         self._memory_kills = 0
         self._files: tuple[model_files.KnownFile, ...] = ()
+        self._watch: WorkerWatch | None = None
         self.log_path: Path | None = None
         self.model_defaults: dict[str, float] = {}
 
@@ -95,6 +98,12 @@ class Runner:
         """The process to observe."""
         assert self._process is not None, "the runner is not started"
         return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs, and can still be heard."""
+        process = self._process
+        return process is not None and not self._has_ended.is_set() and process.poll() is None
 
     def start(self) -> None:
         """Start the process and greet it, without waiting for its answer.
@@ -136,6 +145,7 @@ class Runner:
 
     def measure(self, args: EngineArgs) -> Measurements:
         """Ask the engine what the arguments would allocate."""
+        self._watch_workers(args.workers)
         doing = f"measured {_name(args)}"
         return self._ask(protocol.Measure(args=args), protocol.Measured, doing=doing).measurements
 
@@ -147,6 +157,8 @@ class Runner:
         on_progress: Callable[[float], None] | None = None,
     ) -> LoadReport:
         """Load a model; a model loaded before is freed first."""
+
+        self._watch_workers(args.workers)
 
         def receive(event: Event) -> None:
             if isinstance(event, protocol.Progress) and on_progress is not None:
@@ -248,6 +260,7 @@ class Runner:
         """End the process for sure; nothing happens when it has ended before."""
         process, self._process = self._process, None
         if process is None:
+            self._watch_workers(())
             return
         if self._greeting is not None:  # nobody asked it anything
             del self._waiting[self._greeting]
@@ -261,6 +274,7 @@ class Runner:
             self._process = None
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_END_TIMEOUT_S)
+        self._watch_workers(())
         _end_group(process)
         if self._reader is not None:
             self._reader.join(timeout=_END_TIMEOUT_S)
@@ -270,6 +284,21 @@ class Runner:
                     stream.close()
         if self.log_path is not None:
             logs.drop_empty(self.log_path)
+
+    def _watch_workers(self, addresses: tuple[str, ...]) -> None:
+        """Watch these workers from now on, and no others."""
+        before, self._watch = self._watch, None
+        if before is not None:
+            before.stop()
+        if addresses:
+            self._watch = WorkerWatch(addresses, self._end_without)
+            self._watch.start()
+
+    def _end_without(self, loss: Loss) -> None:
+        """End a process whose worker is lost: nothing else ends the native call that waits."""
+        process = self._process
+        if process is not None:
+            _kill_group(process)
 
     def _command(self) -> list[str]:
         # -P: the working folder may be anybody's, and must not provide modules.
@@ -388,6 +417,13 @@ class Runner:
 
     def _crash(self, doing: str) -> EngineCrashed:
         """Return how the runner ended; one that only lost its voice is ended first."""
+        loss = self._watch.loss(within_s=_NOTICE_S) if self._watch is not None else None
+        if loss is not None:
+            return WorkerLost(
+                f"The worker at {loss.address} was lost while the runner {doing}: {loss.why}.",
+                log_tail=self.log_tail(),
+                hint="ask again: the model is then placed without that worker, unless it is back",
+            )
         process = self._process
         if process is None:
             return EngineCrashed(f"The runner was closed while it {doing}.")
@@ -451,6 +487,12 @@ def _own_group() -> dict[str, Any]:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Kill the child and whatever it started, and wait until it is gone."""
+    _kill_group(process)
+    process.wait()
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill the child and whatever it started; callable from any thread."""
     if process.returncode is not None:
         return  # its number may be somebody else's by now
     if sys.platform == "win32":
@@ -459,4 +501,3 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         # Its own session, so the group's number is the child's; a group that is gone is well.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -175,6 +175,8 @@ class Scheduler:
         async with self._turn_to_load:
             if self._is_closed:
                 raise ServerBusy(waiting=self._waiting, retry_after_s=_RETRY_AFTER_S)
+            while self._endings:  # what leaves still holds its memory
+                await asyncio.wait(self._endings)
             loaded = await self._load_making_room(model, wishes)
             slot = Slot(model, wishes, loaded)
             slot.keep_alive_s = self._policy.keep_alive_s
