@@ -60,6 +60,12 @@ def test_a_plan_needs_neither_engine_nor_arrays(tmp_path: Path):
     assert not loaded & (HEAVY - {"rich", "pynvml"})
 
 
+@pytest.mark.parametrize("arguments", [["qwen3-30b-a3b"], ["qwen3-30b-a3b", "--advise"], []])
+def test_plans_from_the_catalogue_need_no_more(arguments: list[str], tmp_path: Path):
+    loaded = modules_loaded_by(["plan", *arguments, "--vram", "24G", "--ram", "64G"], tmp_path)
+    assert not loaded & (HEAVY - {"rich", "pynvml"})
+
+
 def test_settings_files_alone_need_yaml(tmp_path: Path):
     path = write_sparse_gguf(tmp_path / "m.gguf", "qwen3-30b-a3b-q4_k_m", vocabulary=8)
     (tmp_path / "moerun.yaml").write_text("context: 4096\n")
