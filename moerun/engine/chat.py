@@ -7,6 +7,8 @@ Knows: what templates of published models expect to find, and how to do without 
 Does not know: the engine, tokens, or clocks other than those it is given.
 """
 
+import json
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +16,17 @@ from typing import Any, Final
 
 from jinja2 import Template, TemplateError
 
-from moerun.engine.interface import Message
+from moerun.engine.interface import Message, Thinking, Tool
 from moerun.engine.template_sandbox import TemplateEnvironment, TemplateRefusal, render
+from moerun.engine.thinking import (
+    CHANNEL_MARKS,
+    ChannelSplitter,
+    Splitter,
+    TagSplitter,
+    has_channels,
+    tags_of,
+)
+from moerun.engine.tool_calls import TOOL_MARKS, ToolReader, tool_form
 from moerun.errors import UnsupportedModel, UsageError
 
 MAXIMUM_TEMPLATE_CHARACTERS: Final = 1_000_000
@@ -36,11 +47,27 @@ MERGED_SYSTEM_NOTE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatPrompt:
-    """A rendered conversation; `stop` is what the form itself ends answers with."""
+    """A rendered conversation, and how its answer is to be read.
+
+    `stop` is what the form itself ends answers with, `marks` the control tokens that the splitter
+    and the reader of tool calls look for, `grammar` what the content is held to.
+    """
 
     text: str
     stop: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    marks: frozenset[str] = frozenset()
+    splitter: Splitter | None = None
+    tools: ToolReader | None = None
+    grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatWishes:
+    """What goes into a template beside the conversation."""
+
+    tools: tuple[Tool, ...] = ()
+    think: Thinking | None = None
 
 
 class ChatTemplate:
@@ -64,36 +91,94 @@ class ChatTemplate:
         self._begin_text = begin_text
         self._end_text = end_text
         environment = TemplateEnvironment(now=now, monotonic_s=monotonic_s)
-        self._template = _compile(environment, FALLBACK_TEMPLATE if source is None else source)
+        self._source = FALLBACK_TEMPLATE if source is None else source
+        self._tags = tags_of(self._source)
+        self._has_channels = has_channels(self._source)
+        self._template = _compile(environment, self._source)
 
-    def render(self, messages: tuple[Message, ...]) -> ChatPrompt:
+    @property
+    def can_think(self) -> bool:
+        """Whether the template knows of thinking."""
+        return self._tags is not None or self._has_channels
+
+    @property
+    def can_call(self) -> bool:
+        """Whether the template knows of tools."""
+        return "tools" in self._source or "tool_call" in self._source
+
+    def render(self, messages: tuple[Message, ...], wishes: ChatWishes | None = None) -> ChatPrompt:
         """Return the prompt that asks for the next answer.
 
         Raises UsageError when the template refuses the conversation in its own words,
         UnsupportedModel when it fails or wants too much.
         """
+        wishes = ChatWishes() if wishes is None else wishes
         if not messages:
             raise UsageError("The conversation is empty.")
+        self._check(wishes)
         stop = (FALLBACK_STOP,) if self.is_fallback else ()
         notes = (FALLBACK_NOTE,) if self.is_fallback else ()
         try:
-            return ChatPrompt(text=self._render(messages), stop=stop, notes=notes)
+            return self._read_for(self._render(messages, wishes), wishes, stop=stop, notes=notes)
         except TemplateRefusal as refusal:
             merged = merge_system(messages)
             if merged == messages:
                 raise _refused(refusal) from refusal
         try:
-            return ChatPrompt(
-                text=self._render(merged), stop=stop, notes=(*notes, MERGED_SYSTEM_NOTE)
-            )
+            text = self._render(merged, wishes)
         except TemplateRefusal as refusal:
             raise _refused(refusal) from refusal
+        return self._read_for(text, wishes, stop=stop, notes=(*notes, MERGED_SYSTEM_NOTE))
 
-    def _render(self, messages: tuple[Message, ...]) -> str:
+    def _check(self, wishes: ChatWishes) -> None:
+        if wishes.think not in (None, Thinking.OFF) and not self.can_think:
+            raise UsageError("This model does not support thinking.")
+        if wishes.tools and not self.can_call:
+            raise UsageError("This model does not support tools.")
+
+    def _read_for(
+        self,
+        text: str,
+        wishes: ChatWishes,
+        *,
+        stop: tuple[str, ...],
+        notes: tuple[str, ...],
+    ) -> ChatPrompt:
+        """Return the prompt with what reads its answer."""
+        splitter: Splitter | None = None
+        marks: set[str] = set()
+        if self._has_channels:
+            splitter = ChannelSplitter()
+            marks.update(CHANNEL_MARKS)
+        elif self._tags is not None:
+            splitter = TagSplitter(self._tags, prompt=text)
+            marks.update((self._tags.opening, self._tags.closing))
+        reader = None
+        if wishes.tools:
+            form = tool_form(self._source)
+            reader = ToolReader(form, wishes.tools, new_id=new_call_id)
+            marks.update(TOOL_MARKS)
+        return ChatPrompt(
+            text=text,
+            stop=stop,
+            notes=notes,
+            marks=frozenset(marks),
+            splitter=splitter,
+            tools=reader,
+        )
+
+    def _render(self, messages: tuple[Message, ...], wishes: ChatWishes) -> str:
         variables: dict[str, Any] = {
-            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "messages": [_plain_message(message) for message in messages],
             "add_generation_prompt": True,
         }
+        if wishes.tools:
+            variables["tools"] = [_plain_tool(tool) for tool in wishes.tools]
+        if self.can_think:
+            is_on = wishes.think is not Thinking.OFF
+            variables["enable_thinking"] = variables["thinking"] = is_on
+            if wishes.think in _EFFORTS:
+                variables["reasoning_effort"] = _EFFORTS[wishes.think]
         if self._begin_text:
             variables["bos_token"] = self._begin_text
         if self._end_text:
@@ -108,6 +193,76 @@ class ChatTemplate:
                 f"The model's chat template fails: {_in_short(error)}.",
                 hint="The model still answers a raw prompt.",
             ) from error
+
+
+# What gpt-oss and others call the levels.
+_EFFORTS: Final[dict[Thinking | None, str]] = {
+    Thinking.LOW: "low",
+    Thinking.MEDIUM: "medium",
+    Thinking.HIGH: "high",
+    Thinking.MAX: "high",
+}
+
+
+def new_call_id() -> str:
+    """Return an id for a call; nine letters and digits, which Mistral's templates insist on."""
+    return secrets.token_hex(5)[:9]
+
+
+def _plain_message(message: Message) -> dict[str, Any]:
+    """Return a message as templates find it; arguments of calls are objects there."""
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.thinking:
+        plain["thinking"] = plain["reasoning_content"] = message.thinking
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _object(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_name:
+        plain["name"] = plain["tool_name"] = message.tool_name
+    if message.tool_call_id:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _plain_tool(tool: Tool) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": _object(tool.parameters),
+        },
+    }
+
+
+def _object(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("The arguments of a tool are no JSON object.") from error
+    if not isinstance(value, dict):
+        raise UsageError("The arguments of a tool are no JSON object.")
+    return value
+
+
+def without_oldest(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Return a conversation without its oldest turn; system messages and the last turn stay.
+
+    What a tool answered goes with the turn that asked it.
+    """
+    old = [i for i, message in enumerate(messages[:-1]) if message.role != "system"]
+    if not old:
+        return messages
+    end = old[0] + 1
+    while end < len(messages) - 1 and messages[end].role == "tool":
+        end += 1
+    return (*messages[: old[0]], *messages[end:])
 
 
 def merge_system(messages: tuple[Message, ...]) -> tuple[Message, ...]:

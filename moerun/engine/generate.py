@@ -1,65 +1,93 @@
-"""The decoding loop: a prompt in, text out as it comes, and how it went.
+"""From a request to an answer that can be made: its tokens, its limits, its samplers.
 
-Knows: the order of prefill, sampling, stop conditions and clocks.
-Does not know: templates, plans, processes.
+Knows: how much room a prompt leaves, and what of it may be left out.
+Does not know: other answers, batches, plans, processes.
 """
 
-import time
-from collections.abc import Callable
+from typing import Final
 
-from moerun.engine.decode import Decoder
-from moerun.engine.interface import GenerationResult, StopReason
+from moerun.engine.answer_text import AnswerText
+from moerun.engine.answers import Answer, AnswerPlan
+from moerun.engine.chat import ChatPrompt
+from moerun.engine.grammar import make_grammar
+from moerun.engine.interface import AnswerReceiver, GenerationRequest, Overflow
 from moerun.engine.load import LoadedModel
-from moerun.engine.pieces import PieceDecoder, StopMatcher
-from moerun.engine.sampling import SamplerChain, SamplingChoice
+from moerun.engine.sampler_chain import SamplerChain
+from moerun.engine.sampling import SamplingChoice
 from moerun.engine.vocabulary import Vocabulary
 from moerun.errors import UsageError
 
+# Where a context that shifts would let an answer go on for ever, as ollama bounds it, too.
+_CONTEXTS_OF_ENDLESS: Final = 10
+_MOST_TOP_LOGPROBS: Final = 20
 
-def generate(
+
+def make_answer(
     loaded: LoadedModel,
-    decoder: Decoder,
     vocabulary: Vocabulary,
-    prompt: list[int],
+    request: GenerationRequest,
+    prompt: ChatPrompt,
+    tokens: list[int],
     choice: SamplingChoice,
-    *,
-    maximum_tokens: int | None,
-    stop: tuple[str, ...],
-    on_text: Callable[[str], None],
-    is_cancelled: Callable[[], bool],
-) -> GenerationResult:
-    """Answer a prompt of tokens; the memory of earlier calls is reused as far as it agrees.
+    receiver: AnswerReceiver,
+) -> Answer:
+    """Return an answer that is ready to be made.
 
-    One seed gives one answer where the memory holds the same at the start; reused tokens were
-    computed in other batches, which may round differently.
+    One seed gives one answer where the memory holds the same at the start and nobody shares the
+    batches; reused tokens, and those beside others, are computed in other batches, which may
+    round differently. UsageError when it cannot be made.
     """
-    room = _room(loaded.context_tokens, len(prompt), maximum_tokens)
-    chain = SamplerChain(loaded.abi.llama, choice, vocabulary_size=loaded.vocabulary_size)
-    started_s = time.monotonic()
-    try:
-        reused, is_done = decoder.prefill(prompt, is_cancelled=is_cancelled)
-        prompt_s = time.monotonic() - started_s
-        writer = _Writer(on_text, stop)
-        reason, answer_tokens = StopReason.CANCELLED, 0
-        if is_done:
-            chain.remember(prompt)
-            reason, answer_tokens = _write_answer(
-                loaded, decoder, vocabulary, chain, writer, room=room, is_cancelled=is_cancelled
-            )
-    finally:
-        chain.free()
-    return GenerationResult(
-        stop_reason=reason,
-        prompt_tokens=len(prompt),
-        reused_tokens=reused,
-        answer_tokens=answer_tokens,
-        prompt_s=prompt_s,
-        answer_s=time.monotonic() - started_s - prompt_s,
-        seed=choice.seed,
+    tokens, notes = _fitted(loaded.context_tokens, tokens, request)
+    top = request.top_logprobs
+    if top is not None and not 0 <= top <= _MOST_TOP_LOGPROBS:
+        raise UsageError(f"top_logprobs must be between 0 and {_MOST_TOP_LOGPROBS}, not {top}.")
+    room = _room(loaded.context_tokens, len(tokens), request)
+    grammar = make_grammar(loaded, prompt.grammar or "") if prompt.grammar else None
+    keep = 1 if request.keep_tokens is None else request.keep_tokens
+    return Answer(
+        AnswerPlan(
+            prompt=tuple(tokens),
+            room_tokens=room,
+            seed=choice.seed,
+            overflow=request.overflow,
+            keep_tokens=len(tokens) if keep < 0 else min(keep, len(tokens)),
+            marks=prompt.marks,
+            has_grammar=grammar is not None,
+            top_logprobs=top,
+            wants_tokens=request.wants_tokens,
+            notes=(*prompt.notes, *notes),
+        ),
+        chain=SamplerChain(
+            loaded.abi.llama,
+            choice,
+            vocabulary_size=loaded.vocabulary_size,
+            context_tokens=loaded.context_tokens,
+            grammar=grammar,
+        ),
+        text=AnswerText(
+            stop=(*request.stop, *prompt.stop), splitter=prompt.splitter, tools=prompt.tools
+        ),
+        receiver=receiver,
+        vocabulary=vocabulary,
     )
 
 
-def _room(context_tokens: int, prompt_tokens: int, maximum_tokens: int | None) -> int:
+def _fitted(
+    context_tokens: int, tokens: list[int], request: GenerationRequest
+) -> tuple[list[int], tuple[str, ...]]:
+    """Return a prompt that leaves room, with its middle left out where that is wished."""
+    if not request.truncates or len(tokens) < context_tokens or context_tokens < 8:
+        return tokens, ()
+    # Half of what is left for an answer when the prompt alone would fill everything.
+    keep = min(max(1, request.keep_tokens or 1), context_tokens // 4)
+    tail = context_tokens - keep - max(1, context_tokens // 4)
+    left_out = len(tokens) - keep - tail
+    note = f"{left_out:,} tokens in the middle of the prompt were left out, since it was too long"
+    return [*tokens[:keep], *tokens[-tail:]], (note,)
+
+
+def _room(context_tokens: int, prompt_tokens: int, request: GenerationRequest) -> int:
+    maximum_tokens = request.maximum_tokens
     if prompt_tokens == 0:
         raise UsageError("The prompt is empty.")
     if maximum_tokens is not None and maximum_tokens < 1:
@@ -72,59 +100,6 @@ def _room(context_tokens: int, prompt_tokens: int, maximum_tokens: int | None) -
             hint=f"Shorten it, or pass --ctx {needed} or more.",
         )
     room = context_tokens - prompt_tokens
+    if request.overflow is Overflow.SHIFT:
+        room = _CONTEXTS_OF_ENDLESS * context_tokens
     return room if maximum_tokens is None else min(room, maximum_tokens)
-
-
-def _write_answer(
-    loaded: LoadedModel,
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    chain: SamplerChain,
-    writer: "_Writer",
-    *,
-    room: int,
-    is_cancelled: Callable[[], bool],
-) -> tuple[StopReason, int]:
-    """Sample and run tokens until something ends the answer; the last one is not run."""
-    reason, count = StopReason.LENGTH, 0
-    while count < room:
-        token = chain.sample(loaded.context)
-        count += 1
-        if vocabulary.is_end(token):
-            reason = StopReason.END
-            break
-        writer.write(vocabulary.piece(token))
-        if writer.is_stopped:
-            reason = StopReason.END
-            break
-        if count == room:
-            break
-        if is_cancelled():
-            reason = StopReason.CANCELLED
-            break
-        decoder.advance(token)
-    writer.finish()
-    return reason, count
-
-
-class _Writer:
-    """Hands over whole characters up to the first stop string."""
-
-    def __init__(self, on_text: Callable[[str], None], stop: tuple[str, ...]) -> None:
-        self._on_text = on_text
-        self._pieces = PieceDecoder()
-        self._stops = StopMatcher(stop)
-
-    @property
-    def is_stopped(self) -> bool:
-        return self._stops.is_hit
-
-    def write(self, piece: bytes) -> None:
-        self._hand_over(self._stops.feed(self._pieces.feed(piece)))
-
-    def finish(self) -> None:
-        self._hand_over(self._stops.feed(self._pieces.finish()) + self._stops.finish())
-
-    def _hand_over(self, text: str) -> None:
-        if text:
-            self._on_text(text)

@@ -144,7 +144,8 @@ class GenerationRequest:
 
     `suffix` is what follows the answer (for models that can fill in the middle). `maximum_tokens`
     None means until the context is full. `think` None leaves it to the model: it thinks when it
-    can. `truncates` lets the oldest messages, or the middle of a raw prompt, be left out when the
+    can. `keep_tokens` of the prompt's head survive a shift, all of it for -1 and the first one for
+    None. `truncates` lets the oldest messages, or the middle of a raw prompt, be left out when the
     prompt does not fit; otherwise that is a UsageError. `top_logprobs` None asks for no
     logarithms of probabilities, 0 for those of the chosen tokens, N for the N likeliest as well.
     `wants_tokens` fills `GenerationResult.tokens`.
@@ -162,6 +163,7 @@ class GenerationRequest:
     tool_choice: ToolChoice = ToolChoice()
     think: Thinking | None = None
     overflow: Overflow = Overflow.END
+    keep_tokens: int | None = None
     truncates: bool = False
     top_logprobs: int | None = None
     wants_tokens: bool = False
@@ -393,7 +395,7 @@ class SharedSession(EngineSession, Protocol):
         ...
 
     def begin(self, request: GenerationRequest, receiver: AnswerReceiver) -> None:
-        """Take a request in; what becomes of it is told to the receiver alone, from `step` on."""
+        """Take a request in; what becomes of it is told to the receiver alone."""
         ...
 
     def step(self) -> None:

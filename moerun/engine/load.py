@@ -49,6 +49,8 @@ KV_ENCODINGS: Final = {
     "IQ4_NL": 20,
     "BF16": 30,
 }
+# LLAMA_MAX_SEQ — src/llama-cparams.h @ 0.3.36
+MOST_SEQUENCES: Final = 256
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,6 +76,7 @@ class LoadedModel:
     kept: list[Any]
     supplier: ExpertSupplier | None = None
     hook: RouterHook | None = None
+    sequences: int = 1
 
     def free(self) -> None:
         """Give all memory back; a second call does nothing."""
@@ -210,6 +213,10 @@ def _load(
     # Without experts that stream nothing is listened to, and the engine runs as it always does.
     hook = RouterHook(opened, supplier) if supplier is not None and supplier.streamed else None
     context_values = context_parameters(opened, args)
+    sequences = 1 if hook is not None else _granted_sequences(opened, model, args)
+    if sequences > 1:
+        context_values.n_seq_max = sequences
+        context_values.kv_unified = True
     if hook is not None:
         context_values.cb_eval = hook.callback
     context = opened.llama.llama_init_from_model(model, context_values)
@@ -236,7 +243,25 @@ def _load(
         kept=kept,
         supplier=supplier,
         hook=hook,
+        sequences=sequences,
     )
+
+
+def _granted_sequences(opened: abi.Abi, model: Any, args: EngineArgs) -> int:
+    """Return how many sequences may share the memory that was planned for one.
+
+    Beliefs: cells of a unified KV cache are shared by all sequences, so their number costs
+    nothing; a recurrent state and a sliding window are kept for each, which no plan has charged —
+    src/llama-model.cpp:2387, src/llama-kv-cache-iswa.cpp @ 0.3.36 — checked by
+    tests/engine/test_sharing.py.
+    """
+    llama = opened.llama
+    keeps_more = (
+        llama.llama_model_is_recurrent(model)
+        or llama.llama_model_is_hybrid(model)
+        or llama.llama_model_n_swa(model) > 0
+    )
+    return 1 if keeps_more else args.sequences
 
 
 def _decode_tokens(opened: abi.Abi, context: Any, hook: RouterHook | None) -> int:
@@ -255,9 +280,14 @@ def _check(args: EngineArgs) -> None:
         ("batch", args.batch_tokens),
         ("micro-batch", args.ubatch_tokens),
         ("thread count", args.threads),
+        ("number of sequences", args.sequences),
     ):
         if not 0 < value < 2**31:
             raise UsageError(f"The {name} must be a positive number, not {value}.")
+    if args.sequences > MOST_SEQUENCES:
+        raise UsageError(
+            f"At most {MOST_SEQUENCES} answers can share the engine, not {args.sequences}."
+        )
     for encoding in (args.kv_encoding_k, args.kv_encoding_v):
         if encoding.upper() not in KV_ENCODINGS:
             raise UsageError(

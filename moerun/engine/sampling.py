@@ -1,17 +1,17 @@
 """How the next token is chosen: the request, the model's defaults, and llama.cpp's.
 
-Knows: the order of precedence, sound ranges, and the order of the sampler chain.
-Does not know: which tokens come, or where the settings were written.
+Knows: the order of precedence, and sound ranges.
+Does not know: samplers, which tokens come, or where the settings were written.
 """
 
 import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from moerun.engine.interface import Sampling
-from moerun.errors import EngineRefused, UsageError
+from moerun.errors import UsageError
 
 # The header keys that carry a model's own defaults — src/llama-arch.cpp:172 @ 0.3.36 — checked by
 # tests/engine/test_generate.py.
@@ -22,6 +22,9 @@ MODEL_KEYS: Final = {
     "min_p": "general.sampling.min_p",
     "repeat_penalty": "general.sampling.penalty_repeat",
     "repeat_last_tokens": "general.sampling.penalty_last_n",
+    "mirostat": "general.sampling.mirostat",
+    "mirostat_tau": "general.sampling.mirostat_tau",
+    "mirostat_eta": "general.sampling.mirostat_eta",
 }
 # `common_params_sampling` — common/common.h:226 @ 0.3.36
 ENGINE_DEFAULTS: Final[Mapping[str, float]] = {
@@ -29,17 +32,31 @@ ENGINE_DEFAULTS: Final[Mapping[str, float]] = {
     "top_k": 40,
     "top_p": 0.95,
     "min_p": 0.05,
+    "typical_p": 1.0,
     "repeat_penalty": 1.0,
     "repeat_last_tokens": 64,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "mirostat": 0,
+    "mirostat_tau": 5.0,
+    "mirostat_eta": 0.1,
 }
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "temperature": (0.0, 100.0),
     "top_k": (0, 2**31 - 1),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
+    "typical_p": (0.0, 1.0),
     "repeat_penalty": (0.01, 100.0),
-    "repeat_last_tokens": (0, 2**31 - 1),
+    "repeat_last_tokens": (-1, 2**31 - 1),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "mirostat": (0, 2),
+    "mirostat_tau": (0.0, 100.0),
+    "mirostat_eta": (0.0, 1.0),
 }
+# What OpenAI's interface allows; at its ends a token is never or always chosen.
+_MOST_BIAS: Final = 100.0
 # LLAMA_DEFAULT_SEED means "draw one" to the engine, so it is not a seed — include/llama.h @ 0.3.36
 _RESERVED_SEED: Final = 0xFFFFFFFF
 
@@ -52,14 +69,25 @@ class SamplingChoice:
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repeat_penalty: float
     repeat_last_tokens: int
+    presence_penalty: float
+    frequency_penalty: float
+    mirostat: int
+    mirostat_tau: float
+    mirostat_eta: float
+    logit_bias: tuple[tuple[int, float], ...]
     seed: int
 
     @property
     def has_penalties(self) -> bool:
         """Whether repetition changes anything."""
-        return self.repeat_last_tokens > 0 and self.repeat_penalty != 1.0
+        return self.repeat_last_tokens != 0 and (
+            self.repeat_penalty != 1.0
+            or self.presence_penalty != 0.0
+            or self.frequency_penalty != 0.0
+        )
 
 
 def choose_sampling(sampling: Sampling, model_defaults: Mapping[str, float]) -> SamplingChoice:
@@ -83,55 +111,26 @@ def choose_sampling(sampling: Sampling, model_defaults: Mapping[str, float]) -> 
         top_k=int(values["top_k"]),
         top_p=values["top_p"],
         min_p=values["min_p"],
+        typical_p=values["typical_p"],
         repeat_penalty=values["repeat_penalty"],
         repeat_last_tokens=int(values["repeat_last_tokens"]),
+        presence_penalty=values["presence_penalty"],
+        frequency_penalty=values["frequency_penalty"],
+        mirostat=int(values["mirostat"]),
+        mirostat_tau=values["mirostat_tau"],
+        mirostat_eta=values["mirostat_eta"],
+        logit_bias=_sound_bias(sampling.logit_bias),
         seed=seed,
     )
 
 
-class SamplerChain:
-    """The engine's samplers in llama.cpp's own order: penalties, top-k, top-p, min-p, warmth."""
-
-    def __init__(self, llama: Any, choice: SamplingChoice, *, vocabulary_size: int) -> None:
-        self._llama = llama
-        self._chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
-        if not self._chain:
-            raise EngineRefused("The engine could not make a sampler chain.")
-        self._has_penalties = choice.has_penalties
-        if choice.has_penalties:
-            self._add(
-                llama.llama_sampler_init_penalties(
-                    vocabulary_size, choice.repeat_last_tokens, choice.repeat_penalty, 0.0, 0.0
-                )
+def _sound_bias(biases: tuple[tuple[int, float], ...]) -> tuple[tuple[int, float], ...]:
+    for token, bias in biases:
+        if token < 0 or not abs(bias) <= _MOST_BIAS:
+            raise UsageError(
+                f"A logit_bias must be of a token's number and between -{_MOST_BIAS:g} and "
+                f"{_MOST_BIAS:g}, not {token}: {bias:g}."
             )
-        if choice.temperature == 0:
-            self._add(llama.llama_sampler_init_greedy())
-            return
-        self._add(llama.llama_sampler_init_top_k(choice.top_k))
-        self._add(llama.llama_sampler_init_top_p(choice.top_p, 0))
-        self._add(llama.llama_sampler_init_min_p(choice.min_p, 0))
-        self._add(llama.llama_sampler_init_temp(choice.temperature))
-        self._add(llama.llama_sampler_init_dist(choice.seed))
-
-    def remember(self, tokens: list[int]) -> None:
-        """Let the penalties know of the prompt, as llama.cpp's own tools do."""
-        if self._has_penalties:
-            for token in tokens:
-                self._llama.llama_sampler_accept(self._chain, token)
-
-    def sample(self, context: Any) -> int:
-        """Return the next token after the last one decoded, and remember it."""
-        return int(self._llama.llama_sampler_sample(self._chain, context, -1))
-
-    def free(self) -> None:
-        """Give the chain back; a second call does nothing."""
-        if self._chain:
-            self._llama.llama_sampler_free(self._chain)
-            self._chain = None
-
-    def _add(self, sampler: Any) -> None:
-        # A NULL sampler in a chain is a crash at the first token.
-        if not sampler:
-            self.free()
-            raise EngineRefused("The engine could not make a sampler.")
-        self._llama.llama_sampler_chain_add(self._chain, sampler)
+    return tuple(
+        (token, -math.inf if bias == -_MOST_BIAS else float(bias)) for token, bias in biases
+    )

@@ -31,8 +31,29 @@ class Vocabulary:
             and self.begin_token != _NO_TOKEN
         )
 
-    def tokenize(self, text: str) -> list[int]:
-        """Return the tokens of a prompt; the token of the beginning stands there once.
+    @property
+    def can_fill(self) -> bool:
+        """Whether the model can write what stands between two texts."""
+        return _NO_TOKEN not in self._fill_tokens()
+
+    def around(self, prefix: str, suffix: str) -> list[int]:
+        """Return the prompt for what stands between two texts; UsageError where it cannot be."""
+        before, behind, between = self._fill_tokens()
+        if not self.can_fill:
+            raise UsageError("This model does not support insert.")
+        head = [self.begin_token] if self._adds_begin else []
+        written = self.tokenize(prefix, is_start=False), self.tokenize(suffix, is_start=False)
+        return [*head, before, *written[0], behind, *written[1], between]
+
+    def check(self, tokens: tuple[int, ...]) -> None:
+        """Refuse numbers that are no tokens of this model."""
+        size = self._llama.llama_vocab_n_tokens(self._pointer)
+        wrong = next((token for token in tokens if not 0 <= token < size), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong} is no token of this model, which has {size:,}.")
+
+    def tokenize(self, text: str, *, is_start: bool = True) -> list[int]:
+        """Return the tokens of a prompt; at its start the token of the beginning stands once.
 
         Control tokens written in the text count as such, since templates write them.
         """
@@ -47,7 +68,7 @@ class Vocabulary:
         if written < 0:
             raise EngineRefused(f"The engine could not tokenize a prompt of {len(data):,} bytes.")
         tokens = list(array[:written])
-        if self._adds_begin and tokens[:1] != [self.begin_token]:
+        if is_start and self._adds_begin and tokens[:1] != [self.begin_token]:
             tokens.insert(0, self.begin_token)
         return tokens
 
@@ -87,6 +108,14 @@ class Vocabulary:
             except ValueError:
                 continue  # another type than a number: the key says nothing
         return found
+
+    def _fill_tokens(self) -> tuple[int, int, int]:
+        llama, vocabulary = self._llama, self._pointer
+        return (
+            int(llama.llama_vocab_fim_pre(vocabulary)),
+            int(llama.llama_vocab_fim_suf(vocabulary)),
+            int(llama.llama_vocab_fim_mid(vocabulary)),
+        )
 
     def _metadata(self, key: str) -> str | None:
         size = 256
