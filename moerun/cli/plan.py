@@ -46,15 +46,24 @@ def plan(
     fits: Annotated[
         bool, typer.Option("--fits", help="Without MODEL: only those that memory holds whole.")
     ] = False,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="Ask the engine for its buffers, in a dry run on what is here."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     *,
     flags: PlacementFlags,
 ) -> None:
     """Show where a model would go, without loading it.
 
-    Models of the catalogue are planned before any download, by their published shape.
+    Models of the catalogue are planned before any download, by their published shape; those of
+    Hugging Face and of registries (hf.co/user/repo:QUANT) by their headers, a few MB of each.
     On a machine without a GPU, --vram plans for such a GPU.
     """
+    if exact and (model is None or advise):
+        raise UsageError("--exact: name one model that is on this disk")
     if model is None:
         if advise:
             raise UsageError("--advise: say which model's quantizations to compare")
@@ -64,6 +73,8 @@ def plan(
         raise UsageError("--fits: this chooses among all models; leave out MODEL")
     if advise:
         _advise(model, flags, as_json=as_json)
+    elif exact:
+        _show_exact(model, flags, explains=explain, as_json=as_json)
     else:
         show_plan(model, flags, explains=explain, as_json=as_json)
 
@@ -72,12 +83,15 @@ def show_plan(
     name: str, flags: PlacementFlags, *, explains: bool = False, as_json: bool = False
 ) -> None:
     """Plan one model and print the plan; nothing is loaded."""
+    from moerun.cli.exact_plan import formula_note
     from moerun.cli.planning_steps import machine_to_plan_for, model_to_plan, read_settings
     from moerun.planning.planner import plan_placement
 
     loaded = read_settings(flags)
     model, entry = model_to_plan(name)
-    machine = machine_to_plan_for(flags, loaded, None if entry else Path(model.files[0].path))
+    # Of the catalogue, or at a host: no disk holds it yet.
+    path = Path(model.files[0].path)
+    machine = machine_to_plan_for(flags, loaded, path if entry is None and path.exists() else None)
     placement = plan_placement(model, machine, loaded.settings.strategy)
     if as_json:
         from moerun.report.catalog_view import catalog_facts
@@ -95,8 +109,42 @@ def show_plan(
         page = page_of(console)
         print_lines(console, plan_lines(model, machine, placement, page, explains=explains))
     _tell_notes(loaded, machine)
+    if note := formula_note(placement, machine):
+        typer.echo(f"Note: {note}", err=True)
     if entry:
         _tell_of_entry(entry, model, placement, machine, loaded.settings.strategy)
+
+
+def _show_exact(name: str, flags: PlacementFlags, *, explains: bool, as_json: bool) -> None:
+    """Plan one model by the engine's dry run, and print how far the formulas were off."""
+    from moerun.cli.exact_plan import exact_lines, plan_exactly, refuse_imagined
+    from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
+    from moerun.worker.look import look_with_workers
+
+    loaded = read_settings(flags)
+    model = read_named_model(name)
+    path = Path(model.files[0].path)
+    machine = look_with_workers(loaded.settings.workers, model_path=path)
+    refuse_imagined(machine, flags)
+    machine = with_limits_checked(machine, loaded)
+    found = plan_exactly(model, machine, loaded.settings.strategy)
+    if as_json:
+        from moerun.report.json_view import plan_document, write_document
+        from moerun.report.run_document import buffer_facts
+
+        document = plan_document(model, machine, found.plan)
+        document["formula_beside_dry_run"] = buffer_facts(found.rows)
+        typer.echo(write_document(document))
+    else:
+        from moerun.report.console import open_console, page_of, print_lines
+        from moerun.report.plan_view import plan_lines
+
+        console = open_console()
+        page = page_of(console)
+        print_lines(console, plan_lines(model, machine, found.plan, page, explains=explains))
+        for line in exact_lines(found, machine, path):
+            typer.echo(line)
+    _tell_notes(loaded, machine)
 
 
 def _tell_of_entry(

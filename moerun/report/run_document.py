@@ -64,6 +64,11 @@ def _timings(
     return timings
 
 
+def buffer_facts(buffers: tuple[BufferRow, ...]) -> list[dict[str, Any]]:
+    """Return each buffer with how far the report is from the plan."""
+    return [{**to_plain(row), "drift_fraction": row.drift_fraction} for row in buffers]
+
+
 def _plan(loaded: Loaded, mode: str, buffers: tuple[BufferRow, ...]) -> dict[str, Any]:
     """Return what decides the arithmetic and the placement; the engine's arguments stand in it."""
     args = loaded.args
@@ -81,5 +86,5 @@ def _plan(loaded: Loaded, mode: str, buffers: tuple[BufferRow, ...]) -> dict[str
         "threads": args.threads,
         "devices": [to_plain(reference) for reference in args.devices],
         "cautions": [caution.message for caution in loaded.plan.cautions],
-        "buffers": [{**to_plain(row), "drift_fraction": row.drift_fraction} for row in buffers],
+        "buffers": buffer_facts(buffers),
     }

@@ -26,12 +26,16 @@ _MOST_DRY_RUNS: Final = 3
 _MARGIN_STEP_PARTS: Final = 10  # of what the device may be charged
 
 
-class LoadingRunner(Protocol):
-    """What is asked of a runner while loading."""
+class Measuring(Protocol):
+    """What can ask the engine."""
 
     def measure(self, args: EngineArgs) -> Measurements:
         """Ask the engine what the arguments would allocate."""
         ...
+
+
+class LoadingRunner(Measuring, Protocol):
+    """What is asked of a runner while loading."""
 
     def load(
         self,
@@ -110,7 +114,7 @@ def load_as_planned(
         raise _give_up(full, "also with a larger margin.") from full
 
 
-def measured_plan(runner: LoadingRunner, strategy: Strategy, *, deciding: Deciding) -> Plan:
+def measured_plan(runner: Measuring, strategy: Strategy, *, deciding: Deciding) -> Plan:
     """Return a plan that was made with the engine's own figures for its own shape.
 
     Figures hold for one context, micro-batch and count of layers on each device, so a plan that

@@ -16,7 +16,7 @@ from moerun.engine.arguments import EngineArgs, EngineDeviceRef, Override
 from moerun.engine.llama import LlamaEngine
 from moerun.machine.description import HOST, DeviceId
 from moerun.model.gguf_header import read_model
-from moerun.planning.fixed_charges import Work, compute, shapes
+from moerun.planning.fixed_charges import FORMULA_FRACTIONS, Work, compute, shapes
 from moerun.planning.plan import ChargeKind
 from moerun.planning.strategy import Strategy, Toggle
 from tests.engine.builders import arguments, device_references
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.engine
 
 MODELS = ("qwen3-30b-a3b-q4_k_m", "gpt-oss-20b-mxfp4", "mixtral-8x7b-q4_k_m", "deepseek-v3-q4_k_m")
 EVERYTHING = Work.LAYERS | Work.EXPERTS | Work.OUTPUT
-TOO_LITTLE, TOO_MUCH = 0.94, 1.35
+TOO_LITTLE, TOO_MUCH = FORMULA_FRACTIONS
 STRATEGY = Strategy()
 
 
