@@ -6,7 +6,7 @@
       PlanError 4             DoesNotFit, PinConflict
       MachineError 5          ProbeFailed
       EngineError 6           EngineMissing, EngineMismatch, EngineRefused, EngineCrashed,
-                              EngineOutOfMemory
+                              WorkerLost, EngineOutOfMemory
       ServeError 7            AddressInUse
       PullError 8             Unreachable, AccessDenied, WrongContent, NoRoom
 
@@ -126,6 +126,10 @@ class EngineRefused(EngineError):
 
 class EngineCrashed(EngineRefused):
     """The runner process died; `log_tail` holds the end of its log."""
+
+
+class WorkerLost(EngineCrashed):
+    """A worker died, froze or was cut off while the runner needed it; the runner was ended."""
 
 
 class EngineOutOfMemory(EngineError):

@@ -216,9 +216,14 @@ def test_what_has_no_effect_yet_is_said(small: str, capsys):
     assert "Note: max_swap_size has no effect yet" in capsys.readouterr().err
 
 
-def test_workers_are_said_to_be_asked_later(small: str, capsys):
+def test_a_machine_in_a_file_has_no_workers_of_others(small: str, capsys):
     assert main(["plan", small, "--machine", LAPTOP, "--worker", "10.0.0.1:50052"]) == 0
-    assert "asked only when a model is run: 10.0.0.1:50052" in capsys.readouterr().err
+    assert "brings its own workers; not asked: 10.0.0.1:50052" in capsys.readouterr().err
+
+
+def test_a_worker_that_is_away_is_a_note(small: str, capsys):
+    assert main(["plan", small, "--workers", "127.0.0.1:1"]) == 0
+    assert "Note: The worker at 127.0.0.1:1 cannot be reached" in capsys.readouterr().err
 
 
 def test_it_plans_for_the_machine_at_hand(small: str, capsys):

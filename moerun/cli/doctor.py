@@ -41,17 +41,17 @@ def _look() -> "Machine":
     """Return the machine; settings that cannot be used are a note, for a doctor must not fail."""
     from dataclasses import replace
 
-    from moerun.engine.look import look_at_machine
     from moerun.errors import ConfigError
     from moerun.settings.load import load_settings
+    from moerun.worker.look import look_with_workers
 
     try:
         loaded = load_settings()
     except ConfigError as error:
-        machine = look_at_machine(asks_always=True)
+        machine = look_with_workers((), asks_always=True)
         note = f"the settings cannot be used: {error.message}"
         return replace(machine, notes=(note, *machine.notes))
-    machine = look_at_machine(workers=loaded.settings.workers, asks_always=True)
+    machine = look_with_workers(loaded.settings.workers, asks_always=True)
     return replace(machine, notes=(*loaded.notes, *machine.notes))
 
 

@@ -94,18 +94,16 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
     from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
     from moerun.engine.abi import require_version
     from moerun.engine.check_record import check_engine_once
-    from moerun.engine.look import look_at_machine
     from moerun.errors import EngineMismatch
     from moerun.places import state_folder
     from moerun.planning.strategy import Toggle
+    from moerun.worker.look import look_with_workers
 
     settings = read_settings(flags)
     model = read_named_model(name)
     require_version()
     check = check_engine_once(state_folder())
-    machine = look_at_machine(
-        model_path=Path(model.files[0].path), workers=settings.settings.workers
-    )
+    machine = look_with_workers(settings.settings.workers, model_path=Path(model.files[0].path))
     machine = with_limits_checked(machine, settings)
     strategy = settings.settings.strategy
     if not check.is_sound:

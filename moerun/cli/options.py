@@ -182,10 +182,10 @@ _FLAGS: Final[tuple[_Flag, ...]] = (
         explanation="Host memory to leave free.",
     ),
     _Flag(
-        names=("--worker",),
+        names=("--workers", "--worker"),
         keys=("workers",),
-        metavar="HOST:PORT",
-        explanation="An RPC worker that lends memory; repeatable.",
+        metavar="HOST:PORT[=SIZE]",
+        explanation="Workers that lend memory, at most SIZE; repeatable, or with commas.",
         is_repeatable=True,
     ),
 )

@@ -43,9 +43,10 @@ def read_named_model(name: str) -> "Model":
 
 
 def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
-    """Return the model of a name; what is not at hand may be an entry of the catalogue.
+    """Return the model of a name; what is not at hand may be in the catalogue, or at a host.
 
-    The entry comes with the model that was derived from it, None with one that was read.
+    The entry comes with the model that was derived from it, None with one that was read. Of a
+    model at a host (`hf.co/...`, `user/repo`, or a registry) only the headers are fetched.
     """
     from moerun.errors import ModelNotFound
     from moerun.model.catalog import catalog_entry
@@ -54,7 +55,13 @@ def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
     try:
         return read_named_model(name), None
     except ModelNotFound:
+        from moerun.store.remote_names import said_remote
+
         reference = catalog_reference(name)
+        if reference is None and (remote := said_remote(name)) is not None:
+            from moerun.store.remote_header import remote_model
+
+            return remote_model(remote), None
         if reference is None:
             raise
     return catalog_model(reference.entry, reference.quantization), catalog_entry(reference.entry)
@@ -123,13 +130,23 @@ def machine_to_plan_for(
     It is the one in the file of `--machine`, else the one at hand; `--vram` gives GPUs to a
     machine that has none, and `--ram` memory to one that has less.
     """
-    machine = _machine_at_hand_or_in_file(_file(flags.machine_file, "--machine"), model_path)
+    file = _file(flags.machine_file, "--machine")
+    machine = _machine_at_hand_or_in_file(file, model_path)
     if workers := loaded.settings.workers:
-        note = f"RPC workers are asked only when a model is run: {', '.join(workers)}"
-        machine = replace(machine, notes=(*machine.notes, note))
+        machine = _with_workers(machine, workers, is_at_hand=file is None)
     machine = _with_imagined_vram(machine, flags, loaded)
     machine = _with_imagined_ram(machine, flags, loaded)
     return with_limits_checked(machine, loaded)
+
+
+def _with_workers(machine: "Machine", workers: tuple[str, ...], *, is_at_hand: bool) -> "Machine":
+    """Return the machine with what its workers lend; a machine in a file has its own."""
+    if is_at_hand:
+        from moerun.worker.look import add_workers
+
+        return add_workers(machine, workers)
+    note = f"a machine in a file brings its own workers; not asked: {', '.join(workers)}"
+    return replace(machine, notes=(*machine.notes, note))
 
 
 def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "Machine":

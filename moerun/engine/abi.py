@@ -219,7 +219,7 @@ class Abi:
     operation_name: Callable[[int], bytes]
     register: Callable[[int], None]
     add_rpc_server: Callable[[bytes], int | None] | None
-    start_rpc_server: Callable[[bytes, None, int, int, Any], None] | None
+    start_rpc_server: Callable[[bytes, bytes | None, int, int, Any], None] | None
 
 
 @functools.cache

@@ -102,7 +102,7 @@ def _find(opened: abi.Abi, reference: EngineDeviceRef) -> int:
     hundred megabytes on that card — ggml/src/ggml-cuda/ggml-cuda.cu:5114 @ 0.3.36 — read there,
     never measured.
     """
-    names = {pointer: _text(opened.device_name(pointer)) for pointer in _pointers(opened)}
+    names = {pointer: _name(opened, pointer) for pointer in _pointers(opened)}
     for pointer in sorted(names, key=lambda pointer: names[pointer] != reference.engine_name):
         if _id(opened, pointer) == reference.id:
             return pointer
@@ -123,7 +123,7 @@ def _id(opened: abi.Abi, pointer: int) -> DeviceId:
         return device_id_of(_describe(opened, pointer))
     return device_id_of(
         EngineDevice(
-            name=_text(opened.device_name(pointer)),
+            name=_name(opened, pointer),
             description=_text(opened.device_description(pointer)),
             registry="RPC",
             kind=EngineDeviceKind.GPU,
@@ -138,7 +138,7 @@ def _describe(opened: abi.Abi, pointer: int) -> EngineDevice:
     opened.device_properties(pointer, ctypes.byref(properties))
     registration = opened.device_registration(pointer)
     return EngineDevice(
-        name=_text(properties.name),
+        name=_name(opened, pointer),
         description=_text(properties.description),
         registry=_text(opened.registration_name(registration)),
         kind=_KINDS[properties.kind],
@@ -146,6 +146,22 @@ def _describe(opened: abi.Abi, pointer: int) -> EngineDevice:
         total_bytes=properties.total_bytes,
         device_id=_text(properties.device_id).lower() or None,
     )
+
+
+def _name(opened: abi.Abi, pointer: int) -> str:
+    """Return ggml's name for a device; for a worker's, one that is the same in every process.
+
+    Belief: ggml numbers the devices of all workers in the order in which they were registered,
+    and names buffers by the number within a worker — ggml_backend_rpc_add_server and
+    ggml_backend_rpc_buffer_type, ggml/src/ggml-rpc/ggml-rpc.cpp @ 0.3.36 — checked by
+    tests/engine/test_devices.py.
+    """
+    if not _is_remote(opened, pointer):
+        return _text(opened.device_name(pointer))
+    address = opened.device_description(pointer)
+    remote = [each for each in _pointers(opened) if _is_remote(opened, each)]
+    siblings = [each for each in remote if opened.device_description(each) == address]
+    return f"RPC{siblings.index(pointer)}"
 
 
 def _text(value: bytes | None) -> str:

@@ -1,7 +1,7 @@
 """Looking at the machine: what the engine lists and what the system tells, as one.
 
 Knows: when the engine need not be asked, and that what fails on the way is a note.
-Does not know: how devices are matched, or what will be planned.
+Does not know: workers, how devices are matched, or what will be planned.
 """
 
 from pathlib import Path
@@ -14,16 +14,11 @@ if TYPE_CHECKING:
 _WITHOUT_GPU: Final = frozenset(("cpu", "blas", "rpc"))
 
 
-def look_at_machine(
-    *,
-    model_path: Path | None = None,
-    workers: tuple[str, ...] = (),
-    asks_always: bool = False,
-) -> "Machine":
-    """Return the machine with the engine's devices and those of the workers that answer.
+def look_at_machine(*, model_path: Path | None = None, asks_always: bool = False) -> "Machine":
+    """Return the machine with the engine's devices.
 
     Asking the engine takes a process and half a second, so an engine built for the processor
-    alone is asked only when there are workers, or with `asks_always`.
+    alone is asked only with `asks_always`.
     """
     from dataclasses import replace
 
@@ -32,8 +27,7 @@ def look_at_machine(
 
     backends = frozenset(installed_backends())
     notes: list[str] = []
-    must_ask = bool(workers) or asks_always or _may_have_gpus(backends)
-    devices = _ask_engine(workers, notes) if must_ask else ()
+    devices = _ask_engine(notes) if asks_always or _may_have_gpus(backends) else ()
     machine = probe_machine(model_path=model_path, engine_devices=devices, engine_backends=backends)
     return replace(machine, notes=(*notes, *machine.notes))
 
@@ -43,27 +37,12 @@ def _may_have_gpus(backends: frozenset[str]) -> bool:
     return "cpu" not in backends or not backends <= _WITHOUT_GPU
 
 
-def _ask_engine(workers: tuple[str, ...], notes: list[str]) -> "tuple[EngineDevice, ...] | None":
-    """Ask the engine, each worker on its own, so that one that is away hides no other."""
+def _ask_engine(notes: list[str]) -> "tuple[EngineDevice, ...] | None":
     from moerun.engine.child_probe import probe_engine
     from moerun.errors import EngineError
 
-    reachable: list[str] = []
-    for worker in workers:
-        try:
-            probe_engine(workers=(worker,))
-        except EngineError as error:
-            notes.append(_sentence(error.message))
-        else:
-            reachable.append(worker)
     try:
-        return probe_engine(workers=tuple(reachable)).devices
+        return probe_engine().devices
     except EngineError as error:
-        if _sentence(error.message) not in notes:
-            notes.append(_sentence(error.message))
+        notes.append(error.message.rstrip("."))
         return None
-
-
-def _sentence(message: str) -> str:
-    """Return a message as a note, which has no full stop."""
-    return message.rstrip(".")

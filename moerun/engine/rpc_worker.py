@@ -18,15 +18,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import IO, Any, Final
 
 from moerun.engine import abi
 from moerun.engine.children import child_environment, describe_exit, module_command
 from moerun.engine.workers import greet_worker, split_address
-from moerun.errors import EngineCrashed, EngineMissing, EngineRefused, MoerunError
+from moerun.errors import EngineCrashed, EngineMissing, EngineRefused, MoerunError, UsageError
 
 _START_TIMEOUT_S: Final = 30.0
+_GPU_KINDS: Final = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU and _IGPU
 _LOOPBACK: Final = "127.0.0.1"
+_PROCESSOR_NAME: Final = "CPU"
 _PROCESSOR: Final = 0  # GGML_BACKEND_DEVICE_TYPE_CPU
 
 
@@ -84,8 +87,84 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def serve(address: str, *, threads: int, memory_bytes: int | None) -> None:
-    """Serve the processor as a device until the process is ended."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedDevice:
+    """A device that is lent: ggml's name for it, its pointer, and the limit it keeps to."""
+
+    name: str
+    description: str
+    pointer: int
+    is_processor: bool
+    limit_bytes: int | None
+
+    def memory(self) -> tuple[int, int]:
+        """Return free and total bytes, as a client is told."""
+        properties = abi.DeviceProperties()
+        abi.open_engine().device_properties(self.pointer, ctypes.byref(properties))
+        return properties.free_bytes, properties.total_bytes
+
+
+def choose_devices(
+    names: tuple[str, ...], limits: tuple[int | None, ...]
+) -> tuple[ServedDevice, ...]:
+    """Return the devices of those names (`CUDA0`, `CPU`), all GPUs or else the processor for none.
+
+    `limits` are one for all of them, or one for each.
+    """
+    opened = abi.open_engine()
+    pointers = [opened.device_at(index) for index in range(opened.device_count())]
+    by_name = {opened.device_name(pointer).decode(): pointer for pointer in pointers}
+    if names:
+        missing = [name for name in names if name not in by_name]
+        if missing:
+            raise UsageError(
+                f"The engine has no device '{missing[0]}'; it lists {', '.join(by_name)}."
+            )
+        if len(set(names)) < len(names):
+            raise UsageError("A device is named twice.")
+        chosen = names
+    else:
+        chosen = tuple(name for name, pointer in by_name.items() if _is_gpu(opened, pointer))
+        chosen = chosen or tuple(
+            name
+            for name, pointer in by_name.items()
+            if pointer == opened.device_by_type(_PROCESSOR)
+        )
+    if not chosen:
+        raise EngineRefused("The engine has no backend for the processor.")
+    if len(limits) not in (1, len(chosen)):
+        raise UsageError(
+            f"{len(limits)} limits are given for {len(chosen)} devices ({', '.join(chosen)})."
+        )
+    each = limits if len(limits) == len(chosen) else limits * len(chosen)
+    return tuple(
+        ServedDevice(
+            name=name,
+            description=(opened.device_description(by_name[name]) or b"").decode(
+                "utf-8", "replace"
+            ),
+            pointer=by_name[name],
+            is_processor=by_name[name] == opened.device_by_type(_PROCESSOR),
+            limit_bytes=limit,
+        )
+        for name, limit in zip(chosen, each, strict=True)
+    )
+
+
+def _is_gpu(opened: abi.Abi, pointer: int) -> bool:
+    properties = abi.DeviceProperties()
+    opened.device_properties(pointer, ctypes.byref(properties))
+    return properties.kind in _GPU_KINDS
+
+
+def serve(
+    address: str,
+    devices: tuple[ServedDevice, ...],
+    *,
+    threads: int,
+    cache_folder: str | None = None,
+) -> None:
+    """Serve the devices until the process is ended; their limits are set by `limit_devices`."""
     split_address(address)
     opened = abi.open_engine()
     if opened.start_rpc_server is None:
@@ -93,31 +172,47 @@ def serve(address: str, *, threads: int, memory_bytes: int | None) -> None:
             "The engine was built without RPC, so it cannot serve as a worker.",
             hint=f"`make run` builds it with RPC; or: {abi.INSTALL_COMMAND} --force-reinstall",
         )
-    device = opened.device_by_type(_PROCESSOR)
-    if not device:
-        raise EngineRefused("The engine has no backend for the processor.")
-    # The callback must live as long as the server runs, which is as long as this function.
-    limit = _limit_memory(device, memory_bytes) if memory_bytes is not None else None
-    devices = (ctypes.c_void_p * 1)(device)
-    opened.start_rpc_server(address.encode(), None, threads, len(devices), devices)
-    del limit
+    pointers = (ctypes.c_void_p * len(devices))(*(device.pointer for device in devices))
+    cache = os.fsencode(cache_folder) if cache_folder is not None else None
+    opened.start_rpc_server(address.encode(), cache, threads, len(devices), pointers)
     raise EngineRefused(f"The worker could not listen at {address}.")
 
 
-def _limit_memory(device: int, memory_bytes: int) -> Any:
-    """Let the device report less memory than the machine has, and allocate no more."""
+def limit_devices(devices: tuple[ServedDevice, ...], *, spare_bytes: int = 0) -> tuple[Any, ...]:
+    """Have devices report no more memory than their limits; keep what is returned while they serve.
 
-    def report(_: Any, free: Any, total: Any) -> None:
-        free[0] = total[0] = memory_bytes
+    On Linux a processor can allocate no more, either. `spare_bytes` is what the process may take
+    beside: a tensor that arrives is held whole before it is put in its place.
+    """
+    return tuple(
+        _limit_memory(device, spare_bytes=spare_bytes)
+        for device in devices
+        if device.limit_bytes is not None
+    )
+
+
+def _limit_memory(device: ServedDevice, *, spare_bytes: int) -> Any:
+    """Let a device report no more memory than its limit, and on Linux a processor allocate none."""
+    limit_bytes = device.limit_bytes
+    assert limit_bytes is not None
+    interface = abi.DeviceInterfaceHead.from_address(device.pointer)
+    own = abi.GetMemory(ctypes.cast(interface.get_memory, ctypes.c_void_p).value or 0)
+
+    def report(pointer: Any, free: Any, total: Any) -> None:
+        if device.is_processor:  # its own figure is all memory that is installed
+            free[0] = total[0] = limit_bytes
+            return
+        own(pointer, free, total)
+        free[0], total[0] = min(free[0], limit_bytes), min(total[0], limit_bytes)
 
     callback = abi.GetMemory(report)
-    abi.DeviceInterfaceHead.from_address(device).get_memory = callback
-    if sys.platform == "linux":
+    interface.get_memory = callback
+    if device.is_processor and sys.platform == "linux":
         import resource  # absent on Windows
 
-        used_bytes = _data_bytes()
-        resource.setrlimit(resource.RLIMIT_DATA, (used_bytes + memory_bytes,) * 2)
-    return callback
+        most_bytes = _data_bytes() + limit_bytes + spare_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (most_bytes,) * 2)
+    return callback, own
 
 
 def _data_bytes() -> int:
@@ -129,7 +224,7 @@ def _data_bytes() -> int:
     raise EngineRefused("This system does not tell how much memory a process has mapped.")
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """Wait until the parent's end of the pipe closes, which the system does when it dies."""
     sys.stdin.buffer.read()
     os._exit(0)  # the server's loop knows no other end
@@ -146,9 +241,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     if options.until_stdin_closes:
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+        threading.Thread(target=end_with_the_parent, daemon=True).start()
     try:
-        serve(options.address, threads=options.threads, memory_bytes=options.memory_bytes)
+        devices = choose_devices((_PROCESSOR_NAME,), (options.memory_bytes,))
+        kept = limit_devices(devices)  # as long as the server runs
+        serve(options.address, devices, threads=options.threads)
+        del kept
     except MoerunError as error:
         sys.stderr.write(f"Error: {error.message}\n")
         return error.exit_code

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from moerun.machine.adapters import read_adapters
-from moerun.machine.description import DARWIN, LINUX, EngineDevice, Machine
+from moerun.machine.description import DARWIN, LINUX, EngineDevice, Host, Machine
 from moerun.machine.gpus import Surroundings, find_gpus
 from moerun.machine.probe_host import current_affinity, probe_host
 from moerun.machine.probe_kernel import ProcessLimits, current_limits, read_kernel_settings
@@ -60,3 +60,9 @@ def probe_machine(
     notes = (*trouble, *reading.notes, *gpu_notes, *host_notes, *storage_notes)
     kernel = read_kernel_settings(root, limits or current_limits()) if system == LINUX else None
     return Machine(gpus=gpus, host=host, storage=storage, notes=notes, kernel=kernel)
+
+
+def this_host() -> Host:
+    """Return the memory and cores of this machine alone, as a process here may use them."""
+    host, _ = probe_host(root=Path("/"), system=platform.system(), affinity=current_affinity())
+    return host

@@ -14,6 +14,7 @@ from moerun.units import MIB, format_gib
 
 # Windows moves a program's memory out of VRAM when its desktop wants more than it has now.
 WINDOWS_DESKTOP_BYTES: Final = 512 * MIB
+_LENT_MARGIN_PARTS: Final = 16  # of what a worker lends, one stays free
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +114,8 @@ def _gpu_room(machine: Machine, strategy: Strategy, gpu: Gpu) -> Room:
     if margin is None:
         # the driver's limit for shared memory is a margin already, the host keeps another
         margin = 0 if gpu.shares_host_memory else strategy.default_gpu_margin_bytes
+        if gpu.is_remote:  # what is lent is lent to one alone, and its worker has its own margin
+            margin = min(margin, gpu.total_bytes // _LENT_MARGIN_PARTS)
     if _shows_desktop(machine, gpu):
         margin += WINDOWS_DESKTOP_BYTES
         because += f", {format_gib(WINDOWS_DESKTOP_BYTES)} more are left to the Windows desktop"

@@ -85,6 +85,8 @@ def _gpu_facts(gpu: Gpu) -> Iterator[str]:
         yield f"memory {_rate(gpu.memory_bandwidth_bytes_per_s)}"
     if gpu.link_bytes_per_s is not None:
         yield f"link {_rate(gpu.link_bytes_per_s)}"
+    if gpu.link_latency_s is not None:
+        yield f"answers in {gpu.link_latency_s * 1e3:,.1f} ms"
 
 
 def _host_lines(host: Host) -> Iterator[Text]:

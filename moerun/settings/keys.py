@@ -253,7 +253,7 @@ KEYS: Final[tuple[Key, ...]] = (
     Key(
         name="workers",
         short="workers",
-        flag="--worker",
+        flag="--workers",
         parse=lambda node: {"workers": values.workers_of(node)},
         show=lambda settings: list(settings.workers),
         is_of_settings=True,

@@ -203,15 +203,21 @@ def path_of(node: Node) -> str:
 
 
 def workers_of(node: Node) -> tuple[str, ...]:
-    """Read the addresses of workers, each HOST:PORT."""
-    workers = tuple(text_of(item) for item in _listed(node))
-    for worker in workers:
-        match = _ADDRESS.fullmatch(worker)
-        if match is None or not 0 < int(match["port"]) < 65536:
-            _refuse(node, f"'{worker}' is not an address such as 192.168.1.20:50052")
-    if len(set(workers)) < len(workers):
-        _refuse(node, "an address stands twice")
-    return workers
+    """Read the addresses of workers, each HOST:PORT, or HOST:PORT=SIZE to use no more of it."""
+    workers: dict[str, str] = {}
+    for item in _listed(node):
+        for worker in _listed(Text(text=text_of(item), origin=item.origin)):
+            text = text_of(worker)
+            endpoint, has_limit, size = (part.strip() for part in text.partition("="))
+            match = _ADDRESS.fullmatch(endpoint)
+            if match is None or not 0 < int(match["port"]) < 65536:
+                _refuse(node, f"'{text}' is not an address such as 192.168.1.20:50052")
+            if has_limit and not size_of(Text(text=size or "0", origin=worker.origin)):
+                _refuse(node, f"'{text}' names no size; write {endpoint}=8G")
+            if endpoint in workers:
+                _refuse(node, "an address stands twice")
+            workers[endpoint] = f"{endpoint}={size}" if has_limit else endpoint
+    return tuple(workers.values())
 
 
 def _listed(node: Node) -> tuple[Node, ...]:

@@ -1,0 +1,1 @@
+"""Lending a device to other machines, and using what they lend."""

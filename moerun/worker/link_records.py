@@ -1,0 +1,70 @@
+"""What was measured of the way to each worker, kept in the state folder for a day.
+
+Knows: the document and how long a measurement holds.
+Does not know: how a link is measured.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from moerun.codec import from_plain, to_plain
+from moerun.machine.workers import LinkRate, Worker, WorkerAddress, WorkerOffer
+from moerun.places import write_whole
+
+_SCHEMA: Final = 1
+_NAME: Final = "workers.json"
+_HOLDS_S: Final = 24 * 3600.0
+_MOST_LINKS: Final = 256
+
+
+class LinkRecords:
+    """The measurements of links, by address and system of the worker."""
+
+    def __init__(self, folder: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._path = folder / _NAME
+        self._clock = clock
+        self._links = self._read()
+
+    def recall(self, address: WorkerAddress, offer: WorkerOffer) -> LinkRate | None:
+        """Return what was measured within the last day, None when nothing was."""
+        link = self._links.get(_key(address, offer))
+        if link is None or not 0 <= self._clock() - link.measured_at_s < _HOLDS_S:
+            return None
+        return link
+
+    def keep(self, workers: tuple[Worker, ...]) -> None:
+        """Write down what was measured anew; a state folder that takes nothing is passed over."""
+        new = {
+            _key(worker.address, worker.offer): worker.link
+            for worker in workers
+            if worker.link is not None and worker.offer is not None
+        }
+        if new.items() <= self._links.items():
+            return
+        merged = {**self._links, **new}
+        newest = sorted(merged.items(), key=lambda row: row[1].measured_at_s)[-_MOST_LINKS:]
+        self._links = dict(newest)
+        document = {
+            "schema": _SCHEMA,
+            "links": {key: to_plain(link) for key, link in self._links.items()},
+        }
+        try:
+            write_whole(self._path, json.dumps(document, indent=1))
+        except OSError:
+            return  # it is measured again next time
+
+    def _read(self) -> dict[str, LinkRate]:
+        try:
+            document = json.loads(self._path.read_text(encoding="utf-8"))
+            if document["schema"] != _SCHEMA:
+                return {}
+            return {key: from_plain(LinkRate, link) for key, link in document["links"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # none yet, or of another version: they are measured anew
+
+
+def _key(address: WorkerAddress, offer: WorkerOffer) -> str:
+    return f"{address.endpoint} {offer.system} {offer.processor}"

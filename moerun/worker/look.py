@@ -1,0 +1,44 @@
+"""The machine together with what its workers lend.
+
+Workers are asked in their own protocols, never through the engine, which would abort at a strange
+answer and wait for ever for none.
+
+Knows: that a worker which cannot be used is a note, and that links are measured once a day.
+Does not know: what is asked, or what will be planned.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from moerun.engine.abi import installed_version
+from moerun.engine.installation import installed_backends
+from moerun.engine.look import look_at_machine
+from moerun.machine.description import Machine
+from moerun.machine.workers import parse_worker, with_workers
+from moerun.places import state_folder
+from moerun.worker.link_records import LinkRecords
+from moerun.worker.survey import survey_workers
+
+_WITHOUT_RPC = "the engine was built without RPC, so no worker is used; `make run` builds it anew"
+
+
+def look_with_workers(
+    workers: tuple[str, ...], *, model_path: Path | None = None, asks_always: bool = False
+) -> Machine:
+    """Return the machine at hand with the devices of the workers that answer."""
+    return add_workers(look_at_machine(model_path=model_path, asks_always=asks_always), workers)
+
+
+def add_workers(machine: Machine, workers: tuple[str, ...]) -> Machine:
+    """Return the machine with what its workers lend; each that cannot be used is a note."""
+    if not workers:
+        return machine
+    backends = installed_backends()
+    if backends and "rpc" not in backends:
+        return replace(machine, notes=(*machine.notes, _WITHOUT_RPC))
+    addresses = tuple(parse_worker(worker) for worker in workers)
+    links = LinkRecords(state_folder())
+    survey = survey_workers(addresses, engine_version=installed_version(), recall=links.recall)
+    links.keep(survey.workers)
+    found = with_workers(machine, survey.workers)
+    return replace(found, notes=(*found.notes, *survey.refusals))
