@@ -16,8 +16,8 @@ from moerun.store.http_connection import Patience
 from moerun.store.remote_file import Digest, DigestKind, RemoteFile
 from tests.servers.file_host import Fault, FileHost, Request
 
-SIZE_BYTES = 9 * 2**20 + 12_345
-PATIENCE = Patience(connect_s=2, silence_s=2, tries=4, first_pause_s=0.01, longest_pause_s=0.05)
+SIZE_BYTES = 9 * 2**20 + 12_345  # in pieces of 16 KiB
+PATIENCE = Patience(connect_s=2, silence_s=0.7, tries=4, first_pause_s=0.01, longest_pause_s=0.05)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_git_blobs_are_proven_by_their_own_digest(host: FileHost, tmp_path: Path
         Fault(status=500),
         Fault(status=429, headers={"Retry-After": "0"}),
         Fault(flip_first_byte=True),
-        Fault(cut_after_bytes=70_000, stall_s=2.5),
+        Fault(cut_after_bytes=70_000, stall_s=1.0),
     ],
 )
 def test_what_passes_is_tried_again(host: FileHost, tmp_path: Path, fault: Fault):

@@ -29,7 +29,7 @@ from moerun.units import MIB, format_gib
 PART_SUFFIX: Final = ".moerun.incomplete"
 PIECES_SUFFIX: Final = ".moerun.pieces.incomplete"
 CONNECTIONS: Final = 4
-_LEAST_BYTES_PER_CONNECTION: Final = 4 * MIB
+_LEAST_BYTES_PER_CONNECTION: Final = 32 * MIB
 _HASHED_AT_ONCE_BYTES: Final = MIB
 _SETTLED_AT_ONCE_BYTES: Final = 64 * MIB
 _LOOK_S: Final = 0.1
@@ -53,6 +53,11 @@ def part_of(target: Path) -> Path:
 def pieces_of(target: Path) -> Path:
     """Return where the book of a part's pieces lies."""
     return target.with_name(target.name + PIECES_SUFFIX)
+
+
+def connections_for(size_bytes: int, most: int = CONNECTIONS) -> int:
+    """Return how many connections a file is worth: each loses a piece when all is killed."""
+    return max(1, min(most, -(-size_bytes // _LEAST_BYTES_PER_CONNECTION)))
 
 
 def kept_bytes_of(file: RemoteFile, target: Path) -> int:
@@ -128,10 +133,8 @@ class _Job:
 
     def run(self, connections: int, watch: Callable[[int], None]) -> Fetched:
         kept_bytes = self._work.there_bytes
-        most = max(1, -(-self._file.size_bytes // _LEAST_BYTES_PER_CONNECTION))
         fetchers = [
-            Fetcher(self._source, self._work, self._book, self._part)
-            for _ in range(min(connections, most))
+            Fetcher(self._source, self._work, self._book, self._part) for _ in range(connections)
         ]
         threads = [self._thread(self._prove, "hash"), self._thread(self._settle, "settle")]
         threads += [

@@ -17,7 +17,13 @@ from typing import Final, Protocol
 
 from moerun.errors import NoRoom, PullError
 from moerun.places import models_folder, write_whole
-from moerun.store.download import CONNECTIONS, Fetched, download, kept_bytes_of
+from moerun.store.download import (
+    CONNECTIONS,
+    Fetched,
+    connections_for,
+    download,
+    kept_bytes_of,
+)
 from moerun.store.file_lock import locked
 from moerun.store.http_client import Credentials
 from moerun.store.http_connection import Patience
@@ -284,7 +290,7 @@ def _carry_out_step(
             step.blob,
             patience=patience,
             credentials=order.credentials,
-            connections=connections,
+            connections=connections_for(step.file.size_bytes, connections),
             watch=_watch(watcher, step.file),
         )
     watcher.finish_file(step.file)

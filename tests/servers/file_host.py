@@ -218,8 +218,11 @@ class FileHost(LocalServer):
                 if self._throttle is not None:
                     self._throttle.wait(size)
                 self._count(size)  # before, since a test may look as soon as it has arrived
-                sent = os.sendfile(handler.connection.fileno(), file.fileno(), at, size)
-                self._count(sent - size)
+                sent = 0
+                try:
+                    sent = os.sendfile(handler.connection.fileno(), file.fileno(), at, size)
+                finally:
+                    self._count(sent - size)
                 at += sent
         time.sleep(fault.stall_s)
         if at < end:
