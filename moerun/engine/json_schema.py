@@ -49,6 +49,11 @@ _REFUSED: Final = (
     "dependentSchemas", "dependencies", "contains", "minContains", "maxContains", "multipleOf",
     "minProperties", "maxProperties", "unevaluatedProperties", "unevaluatedItems", "$dynamicRef",
 )  # fmt: skip
+# What says nothing about values where it stands.
+_ANNOTATIONS: Final = (
+    "title", "description", "default", "examples", "$schema", "$id", "$comment", "$defs",
+    "definitions", "deprecated", "readOnly", "writeOnly",
+)  # fmt: skip
 _OF_OBJECTS: Final = ("properties", "required", "additionalProperties")
 _OF_ARRAYS: Final = ("items", "prefixItems", "minItems", "maxItems", "uniqueItems")
 _OF_STRINGS: Final = ("pattern", "minLength", "maxLength", "format")
@@ -136,10 +141,12 @@ class Compiler:
             return _any_of([_literal(value) for value in _list(schema, "enum")])
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
-                rest = {k: v for k, v in schema.items() if k != keyword}
+                rest = {k: v for k, v in schema.items() if k not in (keyword, *_ANNOTATIONS)}
                 choices = [
-                    self._compile(_merged((rest, each)), depth=depth + 1)
-                    for each in map(self._resolved, _list(schema, keyword))
+                    self._compile(
+                        _merged((rest, self._resolved(each))) if rest else each, depth=depth + 1
+                    )
+                    for each in _list(schema, keyword)
                 ]
                 return _any_of([self._add(choice) for choice in choices])
         if "allOf" in schema:
@@ -356,7 +363,7 @@ def _merged(parts: Sequence[Any]) -> Any:
                 merged[keyword] = {**known, **value}
             elif keyword == "required" and isinstance(known, list):
                 merged[keyword] = [*known, *value]
-            elif keyword in ("title", "description", "default", "examples") or known is None:
+            elif keyword in _ANNOTATIONS or known is None:
                 merged[keyword] = value
             elif known != value:
                 raise UsageError(

@@ -225,7 +225,8 @@ class ChannelSplitter:
 
     def _header(self) -> tuple[TextKind, str] | None:
         text = self._held.lstrip()
-        is_header = text.startswith("<") or "to=" in text or "assistant".startswith(text[:9])
+        may_begin = any(word.startswith(text[: len(word)]) for word in ("assistant", "to="))
+        is_header = text.startswith("<") or "to=" in text or may_begin
         if text and not is_header:
             self._kind, self._held = TextKind.CONTENT, text
             return TextKind.CONTENT, ""
