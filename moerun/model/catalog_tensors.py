@@ -322,6 +322,38 @@ def _delta_net(shape: Shape) -> Rows:
     yield "ssm_out.weight", (values, shape.width)
 
 
+def _nemotron(shape: Shape, layer: int) -> Rows:
+    """Yield a layer of Nemotron-H: it keeps a state, or attends, or is a network."""
+    yield from _norms(shape, "attn_norm")
+    if inner := shape.of_layer("feed_forward_length", layer):
+        count = shape.number("expert_count")
+        shared = shape.number("expert_shared_feed_forward_length")
+        yield "ffn_gate_inp.weight", (shape.width, count)
+        yield from _router_bias(shape)
+        yield "ffn_up_exps.weight", (shape.width, inner, count)
+        yield "ffn_down_exps.weight", (inner, shape.width, count)
+        yield "ffn_up_shexp.weight", (shape.width, shared)
+        yield "ffn_down_shexp.weight", (shared, shape.width)
+    elif shape.kv_heads(layer):
+        yield from _attention(shape, layer)
+    else:
+        yield from _mamba2(shape)
+
+
+def _mamba2(shape: Shape) -> Rows:
+    inner, heads = shape.number("ssm.inner_size"), shape.number("ssm.time_step_rank")
+    groups = shape.number("ssm.group_count")
+    convolved = inner + 2 * groups * shape.number("ssm.state_size")
+    yield "ssm_in.weight", (shape.width, inner + convolved + heads)
+    yield "ssm_conv1d.weight", (shape.number("ssm.conv_kernel"), convolved)
+    yield "ssm_conv1d.bias", (convolved,)
+    yield "ssm_dt.bias", (heads,)
+    yield "ssm_a", (1, heads)
+    yield "ssm_d", (1, heads)
+    yield "ssm_norm.weight", (inner // groups, groups)
+    yield "ssm_out.weight", (inner, shape.width)
+
+
 _LAYERS: Final[dict[str, _Layer]] = {
     "bailingmoe2": _bailingmoe2,
     "deepseek2": _deepseek2,
@@ -334,6 +366,7 @@ _LAYERS: Final[dict[str, _Layer]] = {
     "llama": _llama,
     "llama4": _llama4,
     "minimax-m2": _minimax_m2,
+    "nemotron_h_moe": _nemotron,
     "olmoe": _olmoe,
     "phimoe": _phimoe,
     "qwen35moe": _qwen_delta,

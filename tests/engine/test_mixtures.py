@@ -23,7 +23,8 @@ pytestmark = pytest.mark.engine
 ENTRIES = (
     "deepseek-v2-lite", "ernie-4.5-21b-a3b", "glm-4.5-air", "gpt-oss-20b", "granite-3.1-3b-a800m",
     "hunyuan-a13b", "lfm2-8b-a1b", "ling-mini-2.0", "llama-4-scout", "minimax-m2", "mixtral-8x7b",
-    "olmoe-1b-7b", "phi-3.5-moe", "qwen3-30b-a3b", "qwen3-next-80b-a3b", "qwen3.5-35b-a3b",
+    "nemotron-3-nano-30b-a3b", "olmoe-1b-7b", "phi-3.5-moe", "qwen3-30b-a3b", "qwen3-next-80b-a3b",
+    "qwen3.5-35b-a3b",
 )  # fmt: skip
 LABELS = tuple(sorted(label for label in QUANTIZATIONS if file_type_of(label) == label))
 # what loaders insist on, and what no size depends on
@@ -31,6 +32,7 @@ FURTHER_KEYS: dict[str, dict[str, KeyValue]] = {
     "bailingmoe2": {"expert_gating_func": 2},
     "granitemoe": {"logit_scale": 6.0},
     "lfm2moe": {"expert_gating_func": 2},
+    "nemotron_h_moe": {"attention.layer_norm_epsilon": 1e-5},
     "qwen35moe": {"rope.dimension_sections": [11, 11, 10, 0]},
 }
 
