@@ -162,7 +162,7 @@ class OpenAiApi:
                     calls += len(event.tool_calls)
                     continue
                 reason = openai_shapes.finish_reason(event.result, has_calls=calls > 0)
-                last = {"delta": {}} if frame.is_chat else {"text": ""}
+                last: dict[str, Any] = {"delta": {}} if frame.is_chat else {"text": ""}
                 yield _piece(frame, {**last, "finish_reason": reason})
                 if frame.wants_usage:
                     counts = {"usage": openai_shapes.usage(event.result)}
