@@ -1,0 +1,1 @@
+"""Tools beside the product: what runs on machines that are only lent."""
