@@ -126,7 +126,9 @@ def read_server_record(state: Path) -> ServerRecord | None:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns off Nagle's delay, 40 ms for a reply in two pieces, only where the protocol is
+    # named - asyncio/base_events.py, _set_nodelay @ Python 3.11
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":  # elsewhere the option lets two programs share a port
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
