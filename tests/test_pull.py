@@ -335,6 +335,32 @@ def test_a_registry_goes_into_the_own_store(registry: OllamaRegistry, tmp_path: 
     assert len([name for name in names if not name.startswith(".locks")]) == 4
 
 
+class Remover(Listener):
+    """Takes the first file away when the second has come, as a removal beside a pull may."""
+
+    def __init__(self, store: Path) -> None:
+        super().__init__()
+        self._blobs = store / "blobs"
+
+    def finish_file(self, file: RemoteFile) -> None:
+        super().finish_file(file)
+        if len(self.finished) == 2:
+            (self._blobs / f"sha256-{file.digest.hexadecimal}").unlink()
+
+
+def test_a_blob_that_is_removed_before_it_is_named_comes_again(
+    registry: OllamaRegistry, tmp_path: Path
+):
+    model, config = a_model_file(tmp_path), tmp_path / "config"
+    config.write_text("{}")
+    registry.publish("library/m:latest", {"model": model}, config)
+    store = tmp_path / "store"
+    remover = Remover(store)
+    pulled = pull(a_registry_name(registry), remover, store=store, patience=PATIENCE)
+    assert len(remover.finished) == 3
+    assert all(path.is_file() for path in pulled.paths)
+
+
 def a_registry_name(registry: OllamaRegistry) -> OllamaReference:
     return OllamaReference(host=registry.origin[7:], model="m", scheme="http")
 

@@ -4,7 +4,7 @@ Ask the host, check the room, fetch, tell.
 """
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from moerun.report.pull_view import PullRow
     from moerun.store.pull import Pulled, PullOrder
 
-SCHEMA = 1
+SCHEMA: Final = 1
+_MOST_CONNECTIONS: Final = 16
 VARIABLES = {
     "HF_TOKEN": "token for repositories that want one; goes to that host alone",
     "HF_ENDPOINT": "address of the hub instead of https://huggingface.co",
@@ -35,11 +36,11 @@ def pull(
         bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")
     ] = False,
     connections: Annotated[
-        int,
+        str | None,
         typer.Option(
-            "--connections", metavar="N", min=1, max=16, help="Connections for each file."
+            "--connections", metavar="N", help="Connections for each file, 1 to 16. [default: 4]"
         ),
-    ] = 4,
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
@@ -49,15 +50,30 @@ def pull(
     before it is put in its place.
     """
     documents = []
+    count = _count(connections)
     for name in models:
         if dry_run:
             documents.append(_describe(name, as_json=as_json))
         else:
-            documents.append(_fetch(name, connections, is_quiet=quiet or as_json, as_json=as_json))
+            documents.append(_fetch(name, count, is_quiet=quiet or as_json, as_json=as_json))
     if as_json:
         import json
 
         typer.echo(json.dumps({"schema": SCHEMA, "models": documents}, indent=2))
+
+
+def _count(text: str | None) -> int:
+    """Return how many connections are asked for; as text it spares the start an import."""
+    from moerun.errors import UsageError
+    from moerun.store.download import CONNECTIONS
+
+    if text is None:
+        return CONNECTIONS
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= _MOST_CONNECTIONS:
+        raise UsageError(
+            f"--connections: '{text}' is not a number from 1 to {_MOST_CONNECTIONS}",
+        )
+    return int(text)
 
 
 def _fetch(name: str, connections: int, *, is_quiet: bool, as_json: bool) -> dict[str, object]:

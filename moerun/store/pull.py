@@ -11,6 +11,7 @@ Does not know: how one file is fetched, what a terminal shows, or which names me
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -40,6 +41,7 @@ from moerun.units import MIB, format_gib
 
 RemoteReference = HuggingFaceReference | OllamaReference
 
+_ROUNDS: Final = 3
 _LEFT_FREE_BYTES: Final = 64 * MIB  # of a disk, so that the rest of the system goes on
 
 
@@ -78,7 +80,10 @@ class PullStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullOrder:
-    """What a pull would do; `content` written to `record` is what makes it a model."""
+    """What a pull would do; `content` written to `record` is what makes it a model.
+
+    `guard` is the lock under which that is done, where others may remove blobs that none names.
+    """
 
     name: str
     folder: Path
@@ -87,6 +92,7 @@ class PullOrder:
     content: bytes
     model_path: Path
     credentials: Credentials | None
+    guard: Path | None
 
     @property
     def size_bytes(self) -> int:
@@ -142,15 +148,15 @@ def carry_out(
     check_room(order)
     fetched_bytes = 0
     try:
-        for step in order.steps:
-            fetched = _carry_out_step(order, step, watcher, patience, connections)
-            fetched_bytes += fetched.fetched_bytes
-        for step in order.steps:
-            if step.shown_at is not None:
-                _show(step.blob, step.shown_at)
-        order.record.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(order.record, order.content)
-        order.record.chmod(0o644)
+        # A blob that another process removes before the model is named is fetched once more.
+        for _ in range(_ROUNDS):
+            for step in order.steps:
+                fetched = _carry_out_step(order, step, watcher, patience, connections)
+                fetched_bytes += fetched.fetched_bytes
+            if _make_visible(order):
+                break
+        else:
+            raise PullError(f"files of {order.name} are removed as they come; pull it again")
     except OSError as error:
         raise PullError(
             f"{order.folder} cannot be written to: {error.strerror or error}",
@@ -222,6 +228,7 @@ def _order_from_hub(
         content=repository.commit.encode(),
         model_path=steps[0].shown_at or steps[0].blob,
         credentials=hub.credentials,
+        guard=None,
     )
 
 
@@ -243,6 +250,7 @@ def _order_from_registry(
         content=manifest.raw,
         model_path=store / "blobs" / f"sha256-{digest}",
         credentials=manifest.credentials,
+        guard=store / ".locks" / "store.lock",
     )
 
 
@@ -268,6 +276,20 @@ def _is_whole(blob: Path, file: RemoteFile) -> bool:
     return blob.is_file() and blob.stat().st_size == file.size_bytes
 
 
+def _make_visible(order: PullOrder) -> bool:
+    """Name the model, so that it is listed; False when a blob is gone."""
+    with locked(order.guard) if order.guard is not None else nullcontext():
+        if not all(_is_whole(step.blob, step.file) for step in order.steps):
+            return False
+        for step in order.steps:
+            if step.shown_at is not None:
+                _show(step.blob, step.shown_at)
+        order.record.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(order.record, order.content)
+        order.record.chmod(0o644)
+    return True
+
+
 def _carry_out_step(
     order: PullOrder,
     step: PullStep,
@@ -279,7 +301,7 @@ def _carry_out_step(
         watcher.tell(f"another process is fetching {step.file.name}; waiting for it")
 
     nothing = Fetched(fetched_bytes=0, kept_bytes=step.file.size_bytes)
-    if step.is_present:
+    if _is_whole(step.blob, step.file):
         return nothing
     with locked(step.lock, on_waiting=waiting):
         if _is_whole(step.blob, step.file):  # the other process has fetched it

@@ -8,7 +8,6 @@ from typing import assert_never
 
 from moerun.errors import ModelNotFound, UsageError
 from moerun.model.catalog import catalog_entry, catalog_names
-from moerun.model.catalog_model import quantization_of
 from moerun.store.references import (
     CatalogReference,
     HuggingFaceReference,
@@ -49,6 +48,8 @@ def said_remote(name: str) -> RemoteReference | None:
 
 
 def _of_entry(reference: CatalogReference) -> HuggingFaceReference:
+    from moerun.model.catalog_model import quantization_of  # with much that other names spare
+
     entry = catalog_entry(reference.entry)
     user, _, repository = entry.repositories[0].partition("/")
     return HuggingFaceReference(
