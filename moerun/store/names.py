@@ -22,7 +22,7 @@ from moerun.model.catalog import catalog_names
 DEMO: Final = "demo"
 MODELS_VARIABLE: Final = "MOERUN_MODELS"
 _ENDING: Final = ".gguf"
-_SHARD: Final = re.compile(r"-(?P<number>\d{5})-of-\d{5}$")
+_SHARD: Final = re.compile(r"-(?P<number>\d{5})-of-(?P<count>\d{5})$")
 _PROJECTOR: Final = "mmproj"  # a companion of a model, none itself
 
 
@@ -54,10 +54,13 @@ def models_at_hand(
     return tuple(ModelAtHand(name=name, path=path) for name, path in found.items())
 
 
-def resolve_model(
+def resolve_file(
     name: str, *, folder: Path | None = None, environment: Mapping[str, str] | None = None
-) -> Path:
-    """Return the file that a name or a path means; ModelNotFound names what comes closest."""
+) -> Path | None:
+    """Return the file that a name or a path means, None when no file does.
+
+    ModelNotFound for an empty name, a folder, and what cannot be a path.
+    """
     if not name.strip():
         raise ModelNotFound("The name of the model is empty.", hint=_LISTING)
     folder = folder or Path.cwd()
@@ -67,14 +70,40 @@ def resolve_model(
             return model.path
     if (path := _existing(name, folder)) is not None:
         return path
-    if name.endswith(_ENDING) or os.sep in name or (os.altsep is not None and os.altsep in name):
-        raise ModelNotFound(f"There is no file {name}.", hint=_closest(name, at_hand) or _LISTING)
     namesakes = [model for model in at_hand if model.name.lower() == name.lower()]
-    if namesakes:
-        return namesakes[0].path
-    raise ModelNotFound(
-        f"No model at hand is called '{name}'.",
-        hint=_closest(name, at_hand) or _LISTING,
+    return namesakes[0].path if namesakes else None
+
+
+def resolve_model(
+    name: str,
+    *,
+    folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    others: tuple[str, ...] = (),
+) -> Path:
+    """Return the file that a name or a path means; ModelNotFound names what comes closest.
+
+    `others` are names that stores have, which may come closest, too.
+    """
+    if (path := resolve_file(name, folder=folder, environment=environment)) is not None:
+        return path
+    folder = folder or Path.cwd()
+    at_hand = models_at_hand(folder=folder, environment=environment)
+    hint = _closest(name, (*(model.name for model in at_hand), *others)) or _LISTING
+    if name.endswith(_ENDING) or os.sep in name or (os.altsep is not None and os.altsep in name):
+        raise ModelNotFound(f"There is no file {name}.", hint=hint)
+    raise ModelNotFound(f"No model at hand is called '{name}'.", hint=hint)
+
+
+def parts_of(path: Path) -> tuple[Path, ...]:
+    """Return all parts of a model from its first one, by their names alone."""
+    match = _SHARD.search(path.stem)
+    if match is None:
+        return (path,)
+    stem, count = path.stem[: match.start()], int(match["count"])
+    return tuple(
+        path.with_name(f"{stem}-{number:05d}-of-{count:05d}{path.suffix}")
+        for number in range(1, count + 1)
     )
 
 
@@ -141,9 +170,9 @@ def _directory(path: Path, name: str) -> ModelError:
     return ModelNotFound(f"{name} is a folder, not a GGUF file.", hint=hint)
 
 
-def _closest(name: str, at_hand: tuple[ModelAtHand, ...]) -> str | None:
+def _closest(name: str, known: tuple[str, ...]) -> str | None:
     names = {name: name for name in catalog_names()}
-    names |= {model.name.lower(): model.name for model in at_hand}
+    names |= {other.lower(): other for other in known}
     wanted = _name_of(Path(name)).lower() if name.endswith(_ENDING) else name.lower()
     close = get_close_matches(wanted, names, n=3, cutoff=0.5)
     close += [name for name in sorted(names) if name.startswith(wanted) and len(wanted) > 2]

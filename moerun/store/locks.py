@@ -1,0 +1,91 @@
+"""Locks of moerun's own store: one for what its manifests name, and one for each blob in use.
+
+Whoever writes or removes manifests holds the first for that moment, so that no blob goes between
+somebody's look at it and the manifest that names it. Whoever runs a model holds those of its blobs,
+together with all others that run it; a blob is removed only by one who holds it alone. Locks are
+the system's, so that those of a process that was killed are free.
+
+Knows: where the lock files lie, shared and sole holding on each system.
+Does not know: manifests, or what runs.
+"""
+
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from moerun.store.file_lock import locked
+
+FOLDER: Final = ".locks"
+_STORE_LOCK: Final = "store.lock"
+_ENDING: Final = ".use"
+_CLOSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR})
+_WINDOWS_RANGE: Final = 1 << 30  # places, one of which each holder takes
+
+
+@contextmanager
+def store_locked(root: Path) -> Iterator[None]:
+    """Hold the lock of what the manifests name; raises OSError where nothing can be written."""
+    with locked(root / FOLDER / _STORE_LOCK):
+        yield
+
+
+@contextmanager
+def blobs_in_use(root: Path, names: Iterable[str]) -> Iterator[None]:
+    """Keep blobs from being removed; others may use them as well.
+
+    Waits for nobody but one who removes them, which takes a moment. A store that cannot be
+    written to needs no lock: nobody removes anything there.
+    """
+    with ExitStack() as stack:
+        for name in names:
+            try:
+                stack.enter_context(_held(root / FOLDER / f"{name}{_ENDING}", shares=True))
+            except OSError as error:
+                if error.errno not in _CLOSED:
+                    raise
+        yield
+
+
+@contextmanager
+def blob_alone(root: Path, name: str) -> Iterator[bool]:
+    """Hold a blob so that nobody begins to use it; False when somebody does already."""
+    try:
+        with _held(root / FOLDER / f"{name}{_ENDING}", shares=False):
+            yield True
+    except BlockingIOError:
+        yield False
+
+
+@contextmanager
+def _held(path: Path, *, shares: bool) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        _take(descriptor, shares=shares)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, *, shares: bool) -> None:
+    """Take a lock; one that is not shared is tried once, and BlockingIOError says that it failed.
+
+    Windows has no shared lock of this kind, so there a holder takes one place of many, and who
+    wants to be alone takes all.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, os.getpid() % _WINDOWS_RANGE if shares else 0, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1 if shares else _WINDOWS_RANGE)
+        except OSError as error:
+            raise BlockingIOError(errno.EAGAIN, "somebody holds it") from error
+        return
+    import fcntl
+
+    fcntl.flock(descriptor, fcntl.LOCK_SH if shares else fcntl.LOCK_EX | fcntl.LOCK_NB)
