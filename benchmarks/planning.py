@@ -2,7 +2,9 @@
 
 `python -m benchmarks.planning [--rounds N] [--json FILE]` plans the shape of Qwen3-235B on four
 cards of equal and of different sizes, with the context free (every rung of the ladder is a
-placement of its own) and fixed. Nothing is read or loaded meanwhile.
+placement of its own) and fixed. Nothing is read or loaded meanwhile. One thread plans, so the
+limit is on its processor time, which other programs on the machine do not stretch; wall time is
+printed beside it.
 
 Knows: the machines, and how times are summed up.
 Does not know: what is fast enough beyond the limit it prints beside the times.
@@ -35,8 +37,8 @@ class Timing:
     devices_gib: tuple[int, ...]
     context_tokens: int | None
     rounds: int
-    median_s: float
-    largest_s: float
+    processor_s: float
+    wall_s: float
 
 
 def time_plan(sizes_gib: Sequence[int], context_tokens: int | None, *, rounds: int) -> Timing:
@@ -44,18 +46,18 @@ def time_plan(sizes_gib: Sequence[int], context_tokens: int | None, *, rounds: i
     model = real_model(MODEL)
     cards = [a_gpu(index, free=size * GIB) for index, size in enumerate(sizes_gib)]
     machine = a_machine(gpus=cards, ram=64 * GIB)
-    times = []
+    wall, processor = [], []
     for _ in range(rounds + 1):
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         plan_placement(model, machine, Strategy(context_tokens=context_tokens))
-        times.append(time.perf_counter() - started)
-    del times[0]
+        wall.append(time.perf_counter() - started)
+        processor.append(time.process_time() - used)
     return Timing(
         devices_gib=tuple(sizes_gib),
         context_tokens=context_tokens,
         rounds=rounds,
-        median_s=statistics.median(times),
-        largest_s=max(times),
+        processor_s=statistics.median(processor[1:]),
+        wall_s=statistics.median(wall[1:]),
     )
 
 
@@ -74,12 +76,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sizes = "+".join(str(size) for size in timing.devices_gib)
         context = "free" if timing.context_tokens is None else f"{timing.context_tokens:,}"
         sys.stdout.write(
-            f"94 layers, {sizes} GiB, context {context}: {timing.median_s * 1000:.1f} ms "
-            f"(at most {timing.largest_s * 1000:.1f}; limit {LIMIT_S * 1000:g})\n"
+            f"94 layers, {sizes} GiB, context {context}: "
+            f"{timing.processor_s * 1000:.1f} ms of one processor (limit {LIMIT_S * 1000:g}), "
+            f"{timing.wall_s * 1000:.1f} ms on the wall\n"
         )
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(each) for each in timings], indent=1) + "\n")
-    return int(max(timing.median_s for timing in timings) > LIMIT_S)
+    return int(max(timing.processor_s for timing in timings) > LIMIT_S)
 
 
 if __name__ == "__main__":

@@ -285,3 +285,13 @@ def test_experts_are_not_all_on_the_last_device():
     held = [plan.expert_bytes(model, device) for device in plan.devices]
     assert len(held) == 4
     assert min(held) * 2 > max(held)
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"), [(None, "and before RAM"), (20e9, "but gpu0 after RAM: slower memory")]
+)
+def test_the_rank_of_a_worker_is_told(rate, told):
+    machine = a_cluster(a_worker(8 * GIB, rate), rate=60e9)
+    plan = plan_placement(a_heavy_model(), machine, Strategy(context_tokens=512))
+    (line,) = (decision for decision in plan.decisions if decision.step == "devices")
+    assert told in line.because

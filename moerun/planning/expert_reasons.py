@@ -110,6 +110,9 @@ def _step_bytes(problem: Problem) -> int:
 def _reasons(problem: Problem, candidate: Candidate, plan: Plan, device: DeviceId) -> list[str]:
     if is_gpu(device):
         held = _told_layers(plan, problem.model, device)
+        run = candidate.runs[plan.devices.index(device)]
+        if run.strange_layers:
+            held += f", of {run.strange_layers} of them another device computes the rest"
         if problem.cargo.pinned_expert_bytes.get(device, 0):
             return [f"{held}: pins, and what is left after dense weights and KV cache"]
         return [f"{held}: what is left after dense weights and KV cache"]

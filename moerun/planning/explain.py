@@ -13,6 +13,7 @@ from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import LoadMode, Tier, Toggle
 from moerun.planning.streaming_reasons import ssd_cautions, streaming_decisions
+from moerun.planning.value import Standing, standing
 from moerun.units import format_gib
 
 
@@ -111,8 +112,25 @@ def _device_line(problem: Problem, plan: Plan) -> Decision:
     else:
         because = "least stays off the GPUs this way"
     return Decision(
-        step="devices", subject="GPUs", chosen=" then ".join(labels) or "none", because=because
+        step="devices",
+        subject="GPUs",
+        chosen=" then ".join(labels) or "none",
+        because=because + _worker_rank(problem),
     )
+
+
+def _worker_rank(problem: Problem) -> str:
+    """Return where workers stand among the tiers; nothing where there are none."""
+    machine = problem.machine
+    workers = [gpu for gpu in machine.gpus if gpu.is_remote]
+    if not workers:
+        return ""
+    slow = [g for g in workers if standing(g, machine.host) is Standing.SLOW]
+    told = "; workers come after cards of this machine and before RAM"
+    if slow:
+        labels = ", ".join(machine.label(gpu.id) for gpu in slow)
+        told += f", but {labels} after RAM: slower memory was measured there"
+    return told
 
 
 def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:
