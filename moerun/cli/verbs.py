@@ -1,8 +1,8 @@
 """The verbs of the command line: their rows in the help, and where each lives until it is called.
 
-A verb is the module `moerun.cli.<name>` with a function of that name, which typer makes a command
-of. Importing a verb only when it is called keeps `--help` quick, so the rows stand here; a test
-holds them to the first lines of the functions' docstrings.
+A verb is the module `moerun.cli.<name>` with a function of that name (`rm` is `remove`), of which
+typer makes a command. Importing a verb only when it is called keeps `--help` quick, so the rows
+stand here; a test holds them to the first lines of the functions' docstrings.
 
 Knows: the list, and how a command is built from its module.
 Does not know: what a verb does, or how errors are shown.
@@ -17,8 +17,15 @@ from typer.core import TyperCommand, TyperGroup
 SUMMARIES: Final[dict[str, str]] = {
     "run": "Answer a prompt, or hold a conversation.",
     "serve": "Serve models over HTTP.",
+    "ps": "List the models in memory.",
+    "stop": "Take a model of the server out of memory.",
     "plan": "Show where a model would go, without loading it.",
     "pull": "Download models; what an earlier pull left is gone on with.",
+    "list": "List the models of this machine.",
+    "show": "Show what a model is.",
+    "create": "Make a model of a Modelfile.",
+    "cp": "Give a model of your own a second name.",
+    "rm": "Remove models of your own.",
     "stat": "Show the running models.",
     "trace": "Record which experts your own prompts use.",
     "simulate": "Replay recorded routing for sizes of RAM.",
@@ -26,6 +33,9 @@ SUMMARIES: Final[dict[str, str]] = {
     "doctor": "Look at the machine and at the engine.",
     "config": "Show every setting with its origin.",
 }
+# Verbs whose short names ollama's users type, and where each lives.
+_MODULES: Final[dict[str, str]] = {"cp": "copy", "rm": "remove"}
+_ALIASES: Final[dict[str, str]] = {"ls": "list"}
 GENERAL_VARIABLES: Final[dict[str, str]] = {
     "MOERUN_CONFIG_DIR": "folder of your config.yaml",
     "MOERUN_STATE_DIR": "folder for records of running models and for logs",
@@ -74,11 +84,12 @@ class VerbGroup(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import and build one verb; None when there is no such."""
-        return build_verb(cmd_name) if cmd_name in SUMMARIES else None
+        verb = _ALIASES.get(cmd_name, cmd_name)
+        return build_verb(verb) if verb in SUMMARIES else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Let the group suggest the nearest name for a mistyped one."""
-        self.commands = dict.fromkeys(SUMMARIES, _UNLOADED)
+        self.commands = dict.fromkeys((*SUMMARIES, *_ALIASES), _UNLOADED)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -97,9 +108,10 @@ def build_verb(name: str) -> VerbCommand:
     The module may hold `VARIABLES`, a dictionary of the environment variables that affect this
     verb beside the general ones.
     """
-    module = importlib.import_module(f"moerun.cli.{name}")
+    stem = _MODULES.get(name, name)
+    module = importlib.import_module(f"moerun.cli.{stem}")
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
-    holder.command(name=name, cls=VerbCommand)(getattr(module, name))
+    holder.command(name=name, cls=VerbCommand)(getattr(module, stem))
     command = typer.main.get_command(holder)
     assert isinstance(command, VerbCommand)
     command.variables = {**getattr(module, "VARIABLES", {}), **GENERAL_VARIABLES}

@@ -182,6 +182,7 @@ class OllamaApi:
             "size_vram": vram_bytes,
             "expires_at": expiry(self._backend.now_s(), self._backend.scheduler.left_s(slot)),
             "context_length": slot.loaded.context_tokens,
+            "pid": slot.loaded.pid,
         }
 
     async def _load_or_unload(

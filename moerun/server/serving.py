@@ -6,6 +6,7 @@ Does not know: terminals; what is to be told is handed to a function.
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -103,8 +104,18 @@ def serve_forever(placement: LoadedSettings, *, tell: Callable[[str], None]) -> 
 
 
 def run_app(app: ASGIApp, listening: socket.socket) -> None:
-    """Serve on a socket until SIGINT or SIGTERM."""
-    make_server(app).run(sockets=[listening])
+    """Serve on a socket until SIGINT or SIGTERM, which is a good end.
+
+    uvicorn raises the signal again when all is closed, for whoever handled it before: that is
+    nobody here, so that the exit code is 0.
+    """
+    ends = (signal.SIGINT, signal.SIGTERM)
+    earlier = {end: signal.signal(end, lambda number, frame: None) for end in ends}
+    try:
+        make_server(app).run(sockets=[listening])
+    finally:
+        for end, handler in earlier.items():
+            signal.signal(end, handler)
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
