@@ -260,3 +260,11 @@ def test_without_a_trace_the_streamer_is_asked(order):
 def test_page_faults_are_counted():
     faults = major_faults()
     assert faults is None or faults >= 0
+
+
+def test_what_cannot_be_remembered_is_told_in_the_log(order, tmp_path, caplog):
+    (tmp_path / "state").write_text("a file where the folder should be")
+    streamer = Opening().open(order)
+    decode(streamer, (1, 2), (5, 2))
+    streamer.close()
+    assert str(tmp_path / "state") in caplog.text

@@ -4,6 +4,7 @@ Knows: which parts an order asks for, and what is remembered when a run ends.
 Does not know: what the parts do.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -143,12 +144,13 @@ class _Memory:
         return self._hot.hottest(self._order.cache_bytes // largest) if self._hot else ()
 
     def remember(self, streamer: Streamer, workshop: Workshop) -> None:
-        """Write what was used, and what was found out; what cannot be written is let be."""
+        """Write what was used, and what was found out; the runner's log tells what failed."""
         if self._state is None:
             return
         uses = streamer.uses.by_layer()
         if any(any(layer) for layer in uses.values()):
-            write_hot_set(self._state, merged(self._order.model_digest, self._hot, uses))
+            hot = merged(self._order.model_digest, self._hot, uses)
+            _tell(write_hot_set(self._state, hot))
         tuner, before = streamer.tuner, self.learned
         is_winner = before is not None and before.mechanism is tuner.setup.mechanism
         # A mechanism that was asked for by name was not held against the other one.
@@ -165,7 +167,13 @@ class _Memory:
                 reader_threads=workshop.reader_threads,
                 read_bytes=workshop.read_bytes,
             )
-            write_tuning(self._state, self._key, learned)
+            _tell(write_tuning(self._state, self._key, learned))
+
+
+def _tell(failure: str | None) -> None:
+    """Have a sentence on what could not be kept stand in the log: nobody reads answers any more."""
+    if failure is not None:
+        logging.getLogger(__name__).warning(failure)
 
 
 def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
