@@ -73,6 +73,7 @@ class RunnerProcess:
         self._engine = engine
         self._channel = channel
         self._session: EngineSession | None = None
+        self._shared: SharedSession | None = None
         self._streamer: Streamer | None = None
         self._requests: queue.SimpleQueue[tuple[int, Request]] = queue.SimpleQueue()
         self._cancelled: set[int] = set()
@@ -194,6 +195,8 @@ class RunnerProcess:
             if supplier is not None:
                 supplier.close()
             raise
+        # Asked once: the check reads every property of the session, the whole report among them.
+        self._shared = self._session if isinstance(self._session, SharedSession) else None
         return protocol.Loaded(
             report=self._session.report,
             model_defaults=tuple(sorted(self._session.model_defaults.items())),
@@ -216,10 +219,6 @@ class RunnerProcess:
             raise UsageError("This engine makes no vectors.")
         return protocol.Embedded(result=self._shared.embed(request.request))
 
-    @property
-    def _shared(self) -> SharedSession | None:
-        return self._session if isinstance(self._session, SharedSession) else None
-
     def _open_supplier(self, order: StreamingOrder) -> ExpertSupplier | None:
         """Return what the engine asks for experts: a streamer, a recorder of routing, or both."""
         from moerun.engine.abi import installed_version
@@ -240,7 +239,7 @@ class RunnerProcess:
 
     def _free(self) -> None:
         """Free the model; the session closes what supplied it, before its addresses are gone."""
-        session, self._session = self._session, None
+        session, self._session, self._shared = self._session, None, None
         if session is not None:
             session.close()
         self._streamer = None
