@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route
 from moerun.server import ollama_shapes, openai_shapes
 from moerun.server.backend import Backend
 from moerun.server.endpoints import Endpoint, ErrorShape, Handler, write_json
+from moerun.server.management import ManagementApi
 from moerun.server.ollama_api import OllamaApi
 from moerun.server.openai_api import OpenAiApi
 from moerun.server.refusals import Refusal
@@ -25,7 +26,7 @@ from moerun.server.refusals import Refusal
 GREETING: Final = "Ollama is running"
 
 
-def make_app(backend: Backend) -> Starlette:
+def make_app(backend: Backend, management: ManagementApi | None = None) -> Starlette:
     """Return the application; it ends every model when it stops."""
 
     @contextlib.asynccontextmanager
@@ -39,7 +40,7 @@ def make_app(backend: Backend) -> Starlette:
         routes=[
             Route("/", _root, methods=["GET"]),
             Route("/health", _health, methods=["GET"]),
-            *_ollama_routes(backend),
+            *_ollama_routes(backend, management or ManagementApi(backend)),
             *_openai_routes(backend),
         ],
         exception_handlers={HTTPException: _refuse},
@@ -47,7 +48,7 @@ def make_app(backend: Backend) -> Starlette:
     )
 
 
-def _ollama_routes(backend: Backend) -> list[BaseRoute]:
+def _ollama_routes(backend: Backend, management: ManagementApi) -> list[BaseRoute]:
     api = OllamaApi(backend)
     rows: tuple[tuple[str, str, Callable[..., Awaitable[Any]]], ...] = (
         ("POST", "/api/generate", api.generate),
@@ -58,6 +59,11 @@ def _ollama_routes(backend: Backend) -> list[BaseRoute]:
         ("GET", "/api/tags", api.tags),
         ("GET", "/api/ps", api.ps),
         ("GET", "/api/version", api.version),
+        ("POST", "/api/pull", management.pull),
+        ("POST", "/api/push", management.push),
+        ("POST", "/api/create", management.create),
+        ("POST", "/api/copy", management.copy),
+        ("DELETE", "/api/delete", management.delete),
     )
     return [_route(method, path, handler, ollama_shapes.SHAPE) for method, path, handler in rows]
 

@@ -1,4 +1,4 @@
-"""The models that clients may name: those at hand, by name alone.
+"""The models that clients may name: those installed and at hand, by name alone.
 
 A client of the server is not whoever sits at the machine, so a name is never a path here.
 
@@ -8,15 +8,17 @@ Does not know: what is in a file, or what is in memory.
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from moerun.errors import ModelNotFound
+from moerun.errors import ModelError, ModelNotFound, UsageError
 from moerun.server.refusals import NOT_FOUND, Refused
 from moerun.server.runners import ServedModel
-from moerun.store.names import ModelAtHand, models_at_hand
+from moerun.store.installed import InstalledModel, Source
+from moerun.store.library import find_model, installed_models
 
-_LATEST = ":latest"
-_LONGEST_NAME = 400  # characters
+_LATEST: Final = ":latest"
+_LONGEST_NAME: Final = 400  # characters
+_BY_FILE: Final = (Source.FILE, Source.DEMO)
 
 
 class Shelf(Protocol):
@@ -38,21 +40,24 @@ class LocalShelf:
         self._folder = folder
 
     def find(self, name: str) -> ServedModel:
-        """Return the model of a name, whose case and tag `latest` do not matter."""
+        """Return the model of a name, whose case and tag `latest` do not matter for files."""
         bare = checked_name(name).removesuffix(_LATEST)
-        at_hand = models_at_hand(folder=self._folder)
-        for model in at_hand:
-            if model.name == bare:
+        for model in installed_models(folder=self._folder):
+            if model.source in _BY_FILE and model.name.lower() == bare.lower() and model.paths:
                 return _served(model)
-        for model in at_hand:
-            if model.name.lower() == bare.lower():
-                return _served(model)
-        raise Refused(f"model '{name}' not found", status=NOT_FOUND)
+        try:
+            found = find_model(bare, folder=self._folder)
+        except (UsageError, ModelNotFound):
+            found = None
+        if found is None or found.source in _BY_FILE:  # a path, which is not asked for by name
+            raise Refused(f"model '{name}' not found", status=NOT_FOUND)
+        if not found.paths:
+            raise ModelError(f"{found.name} cannot be run: {found.trouble}")
+        return _served(found)
 
     def all(self) -> tuple[ServedModel, ...]:
-        """Return every model that can be read."""
-        found = [_served(model) for model in models_at_hand(folder=self._folder)]
-        return tuple(sorted(found, key=lambda model: model.modified_at_s, reverse=True))
+        """Return every model that can be run."""
+        return tuple(_served(each) for each in installed_models(folder=self._folder) if each.paths)
 
 
 def checked_name(name: str) -> str:
@@ -62,7 +67,7 @@ def checked_name(name: str) -> str:
         raise Refused("model is required")
     is_odd = len(bare) > _LONGEST_NAME or not bare.isprintable()
     parts = bare.replace("\\", "/").split("/")
-    if is_odd or bare[0] in "./~\\" or ".." in parts or "" in parts:
+    if is_odd or bare[0] in "./~\\" or ".." in parts or (len(parts) > 1 and parts[-1] == ""):
         raise Refused(f"'{bare[:80]}' is not the name of a model")
     return bare
 
@@ -72,10 +77,9 @@ def tagged(name: str) -> str:
     return name if ":" in name.rpartition("/")[2] else name + _LATEST
 
 
-def _served(model: ModelAtHand) -> ServedModel:
-    path = os.path.abspath(model.path)
-    try:
-        modified_at_s = os.stat(path).st_mtime
-    except OSError as error:
-        raise ModelNotFound(f"{path} cannot be read: {error.strerror or error}.") from error
-    return ServedModel(name=tagged(model.name), path=path, modified_at_s=modified_at_s)
+def _served(model: InstalledModel) -> ServedModel:
+    return ServedModel(
+        name=tagged(model.name),
+        path=os.path.abspath(model.paths[0]),
+        modified_at_s=model.modified_at_s,
+    )

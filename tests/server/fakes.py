@@ -6,8 +6,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from moerun.engine.interface import (
     AnswerPart,
@@ -27,12 +26,14 @@ from moerun.server.app import make_app
 from moerun.server.backend import Backend
 from moerun.server.facts import FactsReader, ModelFacts
 from moerun.server.listening import Address, open_socket, url_of
+from moerun.server.management import Fetch, ManagementApi, fetch_by_name
 from moerun.server.refusals import NOT_FOUND, Refused
 from moerun.server.runners import Holding, LoadWishes, ServedModel
 from moerun.server.scheduler import SchedulePolicy, Scheduler
 from moerun.server.security import Access, Guard
 from moerun.server.serving import make_server
 from moerun.server.shelf import checked_name, tagged
+from moerun.store.own_store import OwnStore
 
 MODELS = ("alpha", "beta", "gamma")
 
@@ -236,7 +237,6 @@ class FakeServer:
     loader: FakeLoader
     host: str
     port: int
-    folder: Path = field(default=Path())
 
 
 @contextlib.contextmanager
@@ -245,6 +245,8 @@ def serving(
     loader: FakeLoader | None = None,
     access: Access | None = None,
     policy: SchedulePolicy | None = None,
+    fetch: Fetch = fetch_by_name,
+    store: OwnStore | None = None,
 ) -> Iterator[FakeServer]:
     """Serve fakes on a free port of the loopback, in a thread; all is over at the end."""
     loader = FakeLoader() if loader is None else loader
@@ -254,7 +256,8 @@ def serving(
         async def run() -> None:
             scheduler = Scheduler(loader, policy)
             backend = Backend(shelf=FakeShelf(), scheduler=scheduler, facts=FakeFacts())
-            server = make_server(Guard(make_app(backend), access or Access()))
+            management = ManagementApi(backend, store=store, fetch=fetch)
+            server = make_server(Guard(make_app(backend, management), access or Access()))
             loops.append((asyncio.get_running_loop(), server))
             ready.set()
             await server.serve(sockets=[listening])
