@@ -90,6 +90,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "moerun.places",
             "moerun.machine",
             "moerun.model",
+            "moerun.worker",
             "moerun.runner",
             "moerun.data",
         ),

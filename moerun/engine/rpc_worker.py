@@ -99,9 +99,11 @@ class ServedDevice:
 
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes, as a client is told."""
-        properties = abi.DeviceProperties()
-        abi.open_engine().device_properties(self.pointer, ctypes.byref(properties))
-        return properties.free_bytes, properties.total_bytes
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        # The properties of a processor would not pass by what `limit_devices` put in place.
+        report = abi.DeviceInterfaceHead.from_address(self.pointer).get_memory
+        report(self.pointer, ctypes.byref(free), ctypes.byref(total))
+        return free.value, total.value
 
 
 def choose_devices(

@@ -25,7 +25,8 @@ from moerun.worker.side_lines import SideChannelError
 _START_S: Final = 60.0
 _ASK_S: Final = 2.0
 _POLL_S: Final = 0.1
-_WORTH_S: Final = 5.0  # one that lived that long is started again
+_SHORT_S: Final = 10.0
+_MOST_SHORT_LIVES: Final = 3  # in a row; then it is not started again
 _TAIL_LINES: Final = 12
 
 
@@ -97,7 +98,7 @@ class WorkerProcess:
                 time.sleep(_POLL_S)
         raise EngineCrashed(
             f"The worker at {self._wishes.address.endpoint} did not answer within {within_s:g} s.",
-            log_tail=self._tail(),
+            log_tail=self.log_tail(),
         )
 
     def wait(self) -> int:
@@ -113,7 +114,7 @@ class WorkerProcess:
             process.communicate()
 
     def _ended(self, returncode: int) -> EngineRefused:
-        tail = self._tail()
+        tail = self.log_tail()
         said = next((line for line in tail.splitlines() if line.startswith("Error: ")), None)
         if said is not None:  # it told in a sentence why it cannot serve
             return EngineRefused(said.removeprefix("Error: "))
@@ -123,7 +124,8 @@ class WorkerProcess:
             hint=f"the whole log is {self._log_path}",
         )
 
-    def _tail(self) -> str:
+    def log_tail(self) -> str:
+        """Return the last lines of the log."""
         try:
             text = self._log_path.read_text(encoding="utf-8", errors="replace")
         except OSError:
@@ -139,14 +141,19 @@ def keep_up(
 ) -> None:
     """Tell when the worker answers, and start it again whenever it ends; returns never.
 
-    EngineError when it cannot be started, or ends at once.
+    EngineError when it cannot be started, or ends soon each time.
     """
+    short_lives = 0
     while True:
         on_ready(worker.wait_until_ready())
         returncode = worker.wait()
-        if time.monotonic() - worker.started_s < _WORTH_S:
+        is_short = time.monotonic() - worker.started_s < _SHORT_S
+        short_lives = short_lives + 1 if is_short else 0
+        if short_lives == _MOST_SHORT_LIVES:
             raise EngineCrashed(
-                f"The worker ended within {_WORTH_S:g} s ({describe_exit(returncode)})."
+                f"The worker ended within {_SHORT_S:g} s {short_lives} times in a row, at last by "
+                f"{describe_exit(returncode)}.",
+                log_tail=worker.log_tail(),
             )
         on_end(describe_exit(returncode))
         worker.start()
