@@ -2,7 +2,8 @@
 
 `python -m tools.gpu.check --bundle FILE --saved FOLDER --out FOLDER [--architecture 90 | --cpu]`
 does one step of the build; when all is built, it installs the engine beside the wheels of the
-bundle, runs the tests marked `gpu`, and measures the table. With `--cpu` the tests are those of the
+bundle, runs the tests marked `gpu`, and in further steps measures the table, of which the rows that
+are known lie in `--out`. With `--cpu` the tests are those of the
 engine that need no card, and the measured model is small: a rehearsal of the same steps.
 
 Knows: the order of the steps, and what each is given.
@@ -55,13 +56,19 @@ def run(order: build.Order, out: Path, *, docs: Path | None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     is_rehearsal = order.architecture is None
     tests = list(_REHEARSED) if is_rehearsal else ["-m", "gpu", "tests/gpu"]
-    tested = _logged([sys.executable, "-m", "pytest", "-q", *tests], out / "tests.log", environment)
+    passed = out / "tests.passed"
+    if not passed.exists():
+        command = [sys.executable, "-m", "pytest", "-q", *tests]
+        if (failed := _logged(command, out / "tests.log", environment)) != 0:
+            return failed
+        passed.touch()
+        return build.NOT_DONE  # the table has a step of its own
     measure = [sys.executable, "-m", "tools.gpu.measure", "--work", order.work]
+    measure += ["--rows", out / "rows.json"]
     measure += ["--fit", order.build / "bin" / "llama-fit-params"]
     measure += ["--cpu"] if is_rehearsal else []
     measure += ["--docs", docs] if docs is not None else []
-    measured = _logged([str(part) for part in measure], out / "measured.log", environment)
-    return tested or measured
+    return _logged([str(part) for part in measure], out / "measured.log", environment)
 
 
 def _logged(command: Sequence[str], log: Path, environment: dict[str, str]) -> int:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.synthetic_model import SyntheticShape, write_synthetic_model
-from moerun.codec import to_plain
+from moerun.codec import from_plain, to_plain
 from moerun.engine.arguments import EngineArgs, EngineDeviceRef, Override, engine_args
 from moerun.engine.look import look_at_machine
 from moerun.errors import MoerunError, PlanError
@@ -39,11 +39,13 @@ from moerun.model.gguf_header import read_model
 from moerun.planning.plan import Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import ExpertResidency, Strategy
+from tools.gpu.build import NOT_DONE
 from tools.gpu.cuda import CudaError, CudaMemory, ballast
 from tools.gpu.table import Report, Row, Transfers, table_lines, write_table
 
 GIB: Final = 1 << 30
 CONTEXT_TOKENS: Final = 4096
+STEP_S: Final = 300.0  # the last row may take _ANSWER_TIMEOUT_S more
 SHARES: Final = (0.25, 0.5, 0.75)
 _ANSWER_TIMEOUT_S: Final = 240
 # 27 GiB of experts: 48 layers of 128 with 8 used, the shape of the usual models of this size.
@@ -199,8 +201,23 @@ def fit_command(program: Path, model: Path) -> Callable[[], str]:
     return ask
 
 
-def run(options: argparse.Namespace) -> Report:
-    """Measure everything that was asked for."""
+def _kept(path: Path | None) -> dict[str, Any]:
+    """Return the rows that earlier steps measured."""
+    if path is None or not path.exists():
+        return {}
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return known
+
+
+def _keep(path: Path | None, known: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def run(options: argparse.Namespace) -> Report | None:
+    """Measure what was asked for and is not known yet; None when the step's time is over."""
+    until_s = time.monotonic() + options.step_s
+    known = _kept(options.rows)
     shape = SMALL if options.cpu else LARGE
     path: Path = options.model or options.work / "model.gguf"
     if not path.exists():
@@ -219,11 +236,19 @@ def run(options: argparse.Namespace) -> Report:
                 free = stack.enter_context(held)
             machine = look_at_machine(model_path=path, asks_always=True)
             for way in ways(model, machine, fit):
-                if isinstance(way, Row):
-                    rows.append(replace(way, free_bytes=free))
-                else:
-                    rows.append(measured(way, model, free_bytes=free, is_small=options.cpu))
-                sys.stderr.write(f"{rows[-1]}\n")
+                name = way.placement if isinstance(way, Row) else way.name
+                key = f"{free_gib} {name}"
+                if key not in known:
+                    if time.monotonic() > until_s:
+                        return None
+                    if isinstance(way, Row):
+                        row = replace(way, free_bytes=free)
+                    else:
+                        row = measured(way, model, free_bytes=free, is_small=options.cpu)
+                    known[key] = to_plain(row)
+                    _keep(options.rows, known)
+                    sys.stderr.write(f"{row}\n")
+                rows.append(from_plain(Row, known[key]))
     if memory is not None:
         found = transfers(memory, path, shape.expert_bytes)
     machine = look_at_machine(asks_always=True)
@@ -246,6 +271,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, help="a model; a synthetic one otherwise")
     parser.add_argument("--work", type=Path, default=Path("/tmp/moerun-gpu"))
     parser.add_argument("--fit", type=Path, help="the built llama-fit-params")
+    parser.add_argument("--rows", type=Path, help="a file that keeps rows between steps")
+    parser.add_argument("--step-s", type=float, default=STEP_S, help="begin no row after this")
     parser.add_argument("--docs", type=Path, help="the document with the table")
     parser.add_argument("--cpu", action="store_true", help="a rehearsal without a card")
     options = parser.parse_args(arguments)
@@ -255,6 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CudaError, MoerunError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
+    if report is None:
+        sys.stderr.write("not done yet; run it again\n")
+        return NOT_DONE
     sys.stdout.write("\n".join(table_lines(report)) + "\n")
     if options.docs is not None:
         write_table(options.docs, report)
