@@ -1,4 +1,4 @@
-"""One row for each model that is known: those at hand, and those of the catalogue.
+"""One row for each model that is known: those installed, in any store, and the catalogue's.
 
 Knows: which models are planned, and how what stands in the way becomes a verdict.
 Does not know: the settings or the machine (it is given both), or how rows are shown.
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from moerun.model.description import Model
     from moerun.planning.strategy import Strategy
     from moerun.report.tables import ModelRow
-    from moerun.store.names import ModelAtHand
+    from moerun.store.installed import InstalledModel
 
 REFUSED: Final = "refused"
 TOO_LARGE: Final = "too large"
@@ -22,7 +22,7 @@ CATALOG: Final = "catalog"
 def rows_of_all(
     machine: "Machine", strategy: "Strategy", *, only_fitting: bool
 ) -> tuple["ModelRow", ...]:
-    """Return the rows of models at hand, then of the catalogue; a namesake at hand goes before.
+    """Return the rows of models installed, then of the catalogue; one installed hides its namesake.
 
     What fits lies in memory whole.
     """
@@ -33,12 +33,12 @@ def rows_of_all(
 def _rows(machine: "Machine", strategy: "Strategy") -> Iterator["ModelRow"]:
     from moerun.model.catalog import catalog_entry, catalog_names
     from moerun.model.catalog_model import derived_model
-    from moerun.store.names import models_at_hand
+    from moerun.store.library import installed_models
 
-    at_hand = models_at_hand()
-    for found in at_hand:
-        yield _row_of_file(found, machine, strategy)
-    taken = {found.name.lower() for found in at_hand}
+    installed = installed_models()
+    for found in installed:
+        yield _row_of_installed(found, machine, strategy)
+    taken = {found.name.lower() for found in installed}
     for name in catalog_names():
         if name in taken:
             continue
@@ -48,17 +48,23 @@ def _rows(machine: "Machine", strategy: "Strategy") -> Iterator["ModelRow"]:
         yield _planned(name, path, CATALOG, model, machine, strategy)
 
 
-def _row_of_file(at_hand: "ModelAtHand", machine: "Machine", strategy: "Strategy") -> "ModelRow":
+def _row_of_installed(
+    found: "InstalledModel", machine: "Machine", strategy: "Strategy"
+) -> "ModelRow":
     from moerun.errors import ModelError
     from moerun.model.gguf_header import read_model
     from moerun.report.tables import ModelRow
 
-    name, path = at_hand.name, str(at_hand.path)
+    name, source = found.name, str(found.source)
+    path = str(found.paths[0]) if found.paths else ""
+    trouble = found.trouble or "none of its files is there"
     try:
-        model = read_model(at_hand.path)
+        if found.trouble or not found.paths:
+            raise ModelError(trouble)
+        model = read_model(found.paths[0])
     except ModelError as error:
-        return ModelRow(name=name, path=path, verdict=REFUSED, error=error.message)
-    return _planned(name, path, "file", model, machine, strategy)
+        return ModelRow(name=name, path=path, source=source, verdict=REFUSED, error=error.message)
+    return _planned(name, path, source, model, machine, strategy)
 
 
 def _planned(

@@ -4,12 +4,13 @@ Knows: the order of asking, and when a machine is imagined instead of probed.
 Does not know: the engine (a verb that runs asks it), or how anything is shown.
 """
 
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moerun.cli.options import PlacementFlags
-from moerun.errors import ConfigError, UsageError
+from moerun.errors import ConfigError, ModelError, UsageError
 from moerun.settings.description import LoadedSettings
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from moerun.planning.advice import Advice
     from moerun.planning.plan import Plan
     from moerun.planning.strategy import Strategy
+    from moerun.settings.description import ModelSettings
+    from moerun.store.profile import ModelProfile
     from moerun.store.references import CatalogReference
 
 _VRAM_KEY = "vram_limit"
@@ -26,20 +29,67 @@ _RAM_KEY = "ram_limit"
 _WITHOUT_GPU = frozenset({"cpu", "blas", "rpc"})
 
 
-def read_settings(flags: PlacementFlags) -> LoadedSettings:
-    """Return the settings of all layers under the flags; ConfigError names key and origin."""
+def read_settings(
+    flags: PlacementFlags, profile: "ModelProfile | None" = None
+) -> LoadedSettings:
+    """Return the settings of all layers under the flags; ConfigError names key and origin.
+
+    `profile` is what the model carries, which goes before files and behind variables.
+    """
     from moerun.settings.load import load_settings
 
     file = _file(flags.config_file, "--config")
-    return load_settings(dict(flags.settings), file=file)
+    return load_settings(dict(flags.settings), file=file, model=_settings_of(profile))
+
+
+def check_model_settings(parameters: tuple[tuple[str, Any], ...], *, origin: str) -> None:
+    """Refuse parameters of a Modelfile whose settings cannot be meant; nothing else is read."""
+    from moerun.settings.load import load_settings
+    from moerun.store.profile import ModelProfile
+
+    profile = ModelProfile(name=origin, parameters=parameters)
+    nowhere = Path(os.devnull)
+    load_settings(environment={}, user_folder=nowhere, folder=nowhere, model=_settings_of(profile))
+
+
+def _settings_of(profile: "ModelProfile | None") -> "ModelSettings | None":
+    from moerun.settings.description import ModelSettings
+
+    if profile is None or not profile.settings:
+        return None
+    return ModelSettings(origin=f"model {profile.name}", values=profile.settings)
+
+
+def profile_of_name(name: str) -> "ModelProfile | None":
+    """Return what a model at hand carries, None for a name that means none."""
+    from moerun.store.names import resolve_file
+
+    if resolve_file(name) is not None:  # files carry nothing
+        return None
+    from moerun.store.library import find_model
+    from moerun.store.profile import profile_of
+
+    try:
+        found = find_model(name)
+    except (UsageError, ModelError):
+        return None  # what is wrong with it is told where it is read
+    return profile_of(found) if found is not None else None
 
 
 def read_named_model(name: str) -> "Model":
     """Return the model that a name or a path means, from its header alone."""
     from moerun.model.gguf_header import read_model
-    from moerun.store.names import resolve_model
+    from moerun.store.names import resolve_file
 
-    return read_model(resolve_model(name))
+    if (path := resolve_file(name)) is not None:
+        return read_model(path)
+    from moerun.store.library import require_model  # a file needs no store to be read
+
+    try:
+        found = require_model(name)
+    except UsageError:  # what no store can hold: said as of a file that is not there
+        return read_named_model(name)
+    return read_model(found.paths[0])
 
 
 def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
