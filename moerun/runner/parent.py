@@ -421,7 +421,6 @@ class Runner:
         if loss is not None:
             return WorkerLost(
                 f"The worker at {loss.address} was lost while the runner {doing}: {loss.why}.",
-                log_tail=self.log_tail(),
                 hint="ask again: the model is then placed without that worker, unless it is back",
             )
         process = self._process
