@@ -146,7 +146,7 @@ def test_an_error_after_the_first_byte_is_a_line(client, server):
 
 
 def test_loading_and_unloading_by_empty_requests(server):
-    def post(path: str, **body: object) -> dict:
+    def post(path: str, **body: object):
         return httpx.post(server.url + path, json={"model": "beta", **body}).json()
 
     assert post("/api/generate")["done_reason"] == "load"

@@ -190,7 +190,7 @@ NAMES = (
     "max_tokens", "logprobs", "top_logprobs", "dimensions", "encoding_format", "reasoning",
     "verbose",
 )  # fmt: skip
-SCALARS = (
+SCALARS: tuple[object, ...] = (
     None, True, False, 0, -1, 1, 1.5, 2**63, -(2**70), 1e308, "", "alpha", "alpha:latest", "gamma",
     "user", "text", "json", "json_object", "function", "\x00", "\ud83d\ude00", "../x", "a" * 300,
     "5m", "say hi", [], {}, "object", "required",
