@@ -25,12 +25,24 @@ from moerun.worker.side_client import (
 )
 from moerun.worker.side_lines import SideChannelError, SideConnection
 
-_SIDE_S: Final = 3.0
-_GREETING_S: Final = 4.0
-_PUTS_AWAY_S: Final = 2.0
 _POLL_S: Final = 0.05
 
 Recall = Callable[[WorkerAddress, WorkerOffer], LinkRate | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long is waited: for an answer of a side channel, for all that an engine says.
+
+    `puts_away_s` is for a worker that still frees what its last client had.
+    """
+
+    side_s: float = 3.0
+    greeting_s: float = 4.0
+    puts_away_s: float = 2.0
+
+
+_USUAL: Final = Patience()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +58,16 @@ def survey_workers(
     *,
     engine_version: str | None,
     recall: Recall = lambda address, offer: None,
+    patience: Patience = _USUAL,
 ) -> Survey:
     """Ask all workers; `recall` gives what was measured of one before, None to measure anew."""
     found: dict[WorkerAddress, Worker | str] = {}
 
     def ask(address: WorkerAddress) -> None:
         try:
-            found[address] = ask_one(address, engine_version=engine_version, recall=recall)
+            found[address] = ask_one(
+                address, engine_version=engine_version, recall=recall, patience=patience
+            )
         except MoerunError as error:
             found[address] = error.message.rstrip(".")
 
@@ -69,23 +84,27 @@ def survey_workers(
 
 
 def ask_one(
-    address: WorkerAddress, *, engine_version: str | None, recall: Recall = lambda a, o: None
+    address: WorkerAddress,
+    *,
+    engine_version: str | None,
+    recall: Recall = lambda address, offer: None,
+    patience: Patience = _USUAL,
 ) -> Worker:
     """Return one worker; EngineError with a sentence when it cannot be used now."""
     try:
-        with open_side_channel(address, within_s=_SIDE_S) as side:
-            offer = _ask_until_idle(side)
+        with open_side_channel(address, within_s=patience.side_s) as side:
+            offer = _ask_until_idle(side, patience)
             _require_fit(address, offer, engine_version)
             link = recall(address, offer) or measure_link(side)
     except NoSideChannel:
-        return _plain(address)
+        return _plain(address, patience)
     except SideChannelError as error:
         raise EngineRefused(
             f"The worker at {address.endpoint} cannot be used: asked at port "
             f"{address.side_port}, {error}.",
             hint="is it frozen, or is something else listening there?",
         ) from error
-    devices = ask_worker(address.endpoint, timeout_s=_GREETING_S)
+    devices = ask_worker(address.endpoint, timeout_s=patience.greeting_s)
     if len(devices) != len(offer.devices):
         raise EngineRefused(
             f"The worker at {address.endpoint} lends {len(offer.devices)} devices by its side "
@@ -98,11 +117,11 @@ def ask_one(
     return Worker(address=address, devices=named, offer=offer, link=link)
 
 
-def _ask_until_idle(side: SideConnection) -> WorkerOffer:
+def _ask_until_idle(side: SideConnection, patience: Patience) -> WorkerOffer:
     """Ask what is offered; a worker that is busy may be putting away what its last client had."""
-    ends_s = time.monotonic() + _PUTS_AWAY_S
+    ends_s = time.monotonic() + patience.puts_away_s
     while True:
-        offer = ask_offer(side, within_s=_SIDE_S)
+        offer = ask_offer(side, within_s=patience.side_s)
         if not offer.is_busy or time.monotonic() > ends_s:
             return offer
         time.sleep(_POLL_S)
@@ -129,9 +148,9 @@ def _public(version: str) -> str:
     return version.partition("+")[0]
 
 
-def _plain(address: WorkerAddress) -> Worker:
+def _plain(address: WorkerAddress, patience: Patience) -> Worker:
     devices = tuple(
         LentDevice(name="a device", free_bytes=own.free_bytes, total_bytes=own.total_bytes)
-        for own in ask_worker(address.endpoint, timeout_s=_GREETING_S)
+        for own in ask_worker(address.endpoint, timeout_s=patience.greeting_s)
     )
     return Worker(address=address, devices=devices)
