@@ -42,6 +42,9 @@ class Source:
         self.patience = patience
         self.credentials = credentials
         self.lock = threading.Lock()
+        # One writes at a time, as the file system has it anyway: there others would not sleep but
+        # spin, which on two cores takes the time that fetching and hashing need.
+        self.writing = threading.Lock()
         self.has_no_ranges = False
         self._url = file.url
         self._etag: str | None = None
@@ -174,8 +177,9 @@ class Fetcher:
             view = sink.buffer[: min(_READ_AT_ONCE_BYTES, end - at)]
             self.fetched_bytes += self._channel.read_into(view)
             checksum = zlib.crc32(view, checksum)
-            while view:
-                view = view[sink.part.write(view) or 0 :]
+            with self._source.writing:
+                while view:
+                    view = view[sink.part.write(view) or 0 :]
         self._work.finish(piece, checksum)
 
     def _check_range(self, reply: Reply, first: int, last: int) -> None:
