@@ -6,7 +6,7 @@ Does not know: what any endpoint does, or sockets.
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Final
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,10 +20,8 @@ from moerun.server.endpoints import Endpoint, ErrorShape, Handler, write_json
 from moerun.server.management import ManagementApi
 from moerun.server.ollama_api import OllamaApi
 from moerun.server.openai_api import OpenAiApi
+from moerun.server.page import StatusApi, root
 from moerun.server.refusals import Refusal
-
-# Tools look for these very words to know that somebody speaks this API.
-GREETING: Final = "Ollama is running"
 
 
 def make_app(backend: Backend, management: ManagementApi | None = None) -> Starlette:
@@ -38,7 +36,7 @@ def make_app(backend: Backend, management: ManagementApi | None = None) -> Starl
 
     return Starlette(
         routes=[
-            Route("/", _root, methods=["GET"]),
+            Route("/", root, methods=["GET"]),
             Route("/health", _health, methods=["GET"]),
             *_ollama_routes(backend, management or ManagementApi(backend)),
             *_openai_routes(backend),
@@ -59,6 +57,7 @@ def _ollama_routes(backend: Backend, management: ManagementApi) -> list[BaseRout
         ("GET", "/api/tags", api.tags),
         ("GET", "/api/ps", api.ps),
         ("GET", "/api/version", api.version),
+        ("GET", "/api/moerun/status", StatusApi(backend).status),
         ("POST", "/api/pull", management.pull),
         ("POST", "/api/push", management.push),
         ("POST", "/api/create", management.create),
@@ -87,10 +86,6 @@ def _openai_routes(backend: Backend) -> list[BaseRoute]:
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
-
-
-async def _root(request: Request) -> Response:
-    return PlainTextResponse(GREETING)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
