@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moerun.planning.plan import Plan
     from moerun.planning.strategy import Strategy
     from moerun.settings.description import ModelSettings
+    from moerun.store.installed import InstalledModel
     from moerun.store.profile import ModelProfile
     from moerun.store.references import CatalogReference
 
@@ -29,12 +30,10 @@ _RAM_KEY = "ram_limit"
 _WITHOUT_GPU = frozenset({"cpu", "blas", "rpc"})
 
 
-def read_settings(
-    flags: PlacementFlags, profile: "ModelProfile | None" = None
-) -> LoadedSettings:
+def read_settings(flags: PlacementFlags, profile: "ModelProfile | None" = None) -> LoadedSettings:
     """Return the settings of all layers under the flags; ConfigError names key and origin.
 
-    `profile` is what the model carries, which goes before files and behind variables.
+    `profile` is what the model carries; it wins over files, and variables and flags win over it.
     """
     from moerun.settings.load import load_settings
 
@@ -62,24 +61,35 @@ def _settings_of(profile: "ModelProfile | None") -> "ModelSettings | None":
 
 def profile_of_name(name: str) -> "ModelProfile | None":
     """Return what a model at hand carries, None for a name that means none."""
+    from moerun.store.profile import profile_of
+
+    found = _stored_model(name)
+    return profile_of(found) if found is not None else None
+
+
+def path_of_name(name: str) -> Path | None:
+    """Return the file of a stored model, None for a name that means none, or a file itself."""
+    found = _stored_model(name)
+    return found.paths[0] if found is not None else None
+
+
+def _stored_model(name: str) -> "InstalledModel | None":
     from moerun.store.names import resolve_file
 
     if resolve_file(name) is not None:  # files carry nothing
         return None
     from moerun.store.library import find_model
-    from moerun.store.profile import profile_of
 
     try:
-        found = find_model(name)
+        return find_model(name)
     except (UsageError, ModelError):
         return None  # what is wrong with it is told where it is read
-    return profile_of(found) if found is not None else None
 
 
 def read_named_model(name: str) -> "Model":
     """Return the model that a name or a path means, from its header alone."""
     from moerun.model.gguf_header import read_model
-    from moerun.store.names import resolve_file
+    from moerun.store.names import resolve_file, resolve_model
 
     if (path := resolve_file(name)) is not None:
         return read_model(path)
@@ -88,7 +98,7 @@ def read_named_model(name: str) -> "Model":
     try:
         found = require_model(name)
     except UsageError:  # what no store can hold: said as of a file that is not there
-        return read_named_model(name)
+        return read_model(resolve_model(name))
     return read_model(found.paths[0])
 
 

@@ -5,7 +5,7 @@ Does not know: files, variables, flags, or how values are written.
 """
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from moerun.planning.strategy import Strategy
 
@@ -18,6 +18,14 @@ class Settings:
 
     strategy: Strategy = field(default_factory=Strategy)
     workers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSettings:
+    """What a model itself asks for, by the short names of keys; `origin` is what it is called."""
+
+    origin: str
+    values: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Settings from all layers: defaults, the user's file, the project's file, variables, flags.
+"""Settings from all layers: defaults, the user's file, the project's, the model, variables, flags.
 
 Knows: the order of the layers, what a project's file may not set, and contradictions of keys.
 Does not know: how a value is written, or what will be planned.
@@ -14,7 +14,12 @@ from typing import Any, Final
 from moerun.errors import ConfigError
 from moerun.places import config_folder, working_folder
 from moerun.planning.strategy import Tier, Toggle
-from moerun.settings.description import DEFAULT_ORIGIN, LoadedSettings, Settings
+from moerun.settings.description import (
+    DEFAULT_ORIGIN,
+    LoadedSettings,
+    ModelSettings,
+    Settings,
+)
 from moerun.settings.keys import (
     KEYS,
     PINS_SECTION,
@@ -58,12 +63,14 @@ def load_settings(
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
     user_folder: Path | None = None,
+    model: ModelSettings | None = None,
 ) -> LoadedSettings:
     """Return the settings of all layers; later layers win, key by key.
 
     `flags` holds what the command line gave, by key (`vram_limit`, `pins`, `context`); None and
     an empty tuple mean that the flag was not given. `file` takes the place of both files, and may
-    set what the user's may. Raises ConfigError naming key and origin.
+    set what the user's may; `model` is what the model that is planned asks for, which may be
+    anyone's, and so sets no workers and no paths. Raises ConfigError naming key and origin.
     """
     environment = os.environ if environment is None else environment
     folder = folder or working_folder()
@@ -72,6 +79,7 @@ def load_settings(
     origins = {key.name: DEFAULT_ORIGIN for key in KEYS}
     layers = (
         *_of_files(file, folder, user_folder),
+        _of_model(model, folder),
         _of_environment(environment, folder),
         _of_flags(flags or {}, folder),
     )
@@ -203,6 +211,22 @@ def _unknown_key(name: Text, section: str) -> ConfigError:
     else:
         hint = f"the keys here are {', '.join(siblings)}"
     return _error(name.origin, f"'{name.text}' is not a setting{place}", key=name.text, hint=hint)
+
+
+def _of_model(model: ModelSettings | None, folder: Path) -> Iterator[_Assignment]:
+    for name, value in model.values if model is not None else ():
+        assert model is not None
+        key = find_key(name)
+        if key is None or key.is_personal or key.is_path:
+            raise _error(
+                model.origin,
+                f"a model may not set '{name}'",
+                key=name,
+                hint="set it in your config.yaml, or with a flag",
+            )
+        is_text = isinstance(value, str)
+        node = read_inline(value, model.origin) if is_text else node_of(value, model.origin)
+        yield _Assignment(key=key, node=node, origin=model.origin, folder=folder)
 
 
 def _of_environment(environment: Mapping[str, str], folder: Path) -> Iterator[_Assignment]:
