@@ -76,9 +76,13 @@ def test_the_client_of_openai(url):
             logprobs=True,
             top_logprobs=2,
         )
+        assert reply.usage is not None
         assert reply.usage.completion_tokens == 5
         assert reply.choices[0].finish_reason == "length"
-        probabilities = reply.choices[0].logprobs.content
+        logprobs = reply.choices[0].logprobs
+        assert logprobs is not None
+        probabilities = logprobs.content
+        assert probabilities is not None
         assert len(probabilities) == 5
         assert all(len(each.top_logprobs) == 2 for each in probabilities)
 
