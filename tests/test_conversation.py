@@ -6,7 +6,7 @@ import pytest
 from moerun.cli.conversation import Conversation
 from moerun.cli.line_history import line_history
 from moerun.engine.interface import GenerationResult, Message, Sampling, StopReason
-from moerun.errors import EngineCrashed, UsageError
+from moerun.errors import EngineCrashed, UsageError, WorkerLost
 
 
 class FakeAnswering:
@@ -152,6 +152,14 @@ def test_what_was_changed_to_fit_the_template_is_told_once():
 def test_a_crash_ends_the_conversation():
     with pytest.raises(EngineCrashed):
         hold("x", answering=FakeAnswering(EngineCrashed("died")))
+
+
+def test_a_lost_worker_ends_one_answer_and_not_the_conversation():
+    answering = FakeAnswering(WorkerLost("The worker at a:1 was lost.", hint="ask again"))
+    _, output, notices, _ = hold("x", "y", answering=answering)
+    assert "The worker at a:1 was lost" in notices
+    assert "ask again" in notices
+    assert "1 turns" in output  # the lost turn is not part of the next question
 
 
 def test_control_characters_of_the_model_do_not_reach_the_terminal():

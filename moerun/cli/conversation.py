@@ -64,6 +64,8 @@ class LoadedAnswering:
         from moerun.cli.run import print_figures
         from moerun.runner.interruption import interrupts
 
+        if not self._opened.runner.is_alive:  # a worker was lost, and the runner with it
+            self._opened.load_again()
         started_s = time.monotonic()
         with interrupts(self._opened.runner.cancel):
             result = self._opened.runner.generate(request, on_text=on_text)
@@ -154,7 +156,7 @@ class Conversation:
         return head + text.partition(_QUOTES)[0]
 
     def _answer(self, text: str) -> None:
-        from moerun.errors import EngineCrashed, MoerunError, UsageError
+        from moerun.errors import EngineCrashed, MoerunError, UsageError, WorkerLost
         from moerun.report.answer_view import AnswerWriter
         from moerun.report.plain import error_lines
 
@@ -168,6 +170,11 @@ class Conversation:
         writer = AnswerWriter(self._output, is_terminal=True)
         try:
             result = self._answering.answer(request, writer.write)
+        except WorkerLost as error:
+            writer.finish()
+            self._output.write("\n")
+            self._say(*error_lines(error))
+            return
         except EngineCrashed:
             raise
         except MoerunError as error:

@@ -54,15 +54,34 @@ class OpenedModel:
     """A model in memory, and the record of its runner."""
 
     def __init__(self, asked: Asked, runner: "Runner", loaded: "Loaded", mode: str) -> None:
+        self.runner = runner
+        self._hold(asked, loaded, mode)
+
+    def _hold(self, asked: Asked, loaded: "Loaded", mode: str) -> None:
         from moerun.runner.opening import record_of
 
+        self._asked = asked
         self.model = asked.model
         self.machine = asked.machine
-        self.runner = runner
         self.loaded = loaded
         self.mode = mode
-        record = record_of(asked.model, asked.machine, loaded, pid=runner.pid, mode=mode)
-        self._keeper = _keeper_of(record, runner, loaded)
+        record = record_of(asked.model, asked.machine, loaded, pid=self.runner.pid, mode=mode)
+        self._keeper = _keeper_of(record, self.runner, loaded)
+
+    def load_again(self) -> None:
+        """Load anew on the machine as it is now, as after a worker was lost."""
+        from moerun.runner.mode import describe_mode
+
+        asked = _looked_again(self._asked)
+        self.remove_record()
+        self.runner.restart()
+        try:
+            loaded = _load(asked, self.runner, is_quiet=False)
+        except BaseException:
+            self.runner.close(at_once=True)  # it is seen to hold nothing, and may be tried again
+            raise
+        self._hold(asked, loaded, describe_mode(loaded.plan, asked.model, asked.machine))
+        self.open_record()
 
     def open_record(self) -> None:
         """Write the record for `moerun stat`, and keep it up to date."""
@@ -121,6 +140,22 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
         strategy=strategy,
         is_plain=not check.is_sound,
     )
+
+
+def _looked_again(asked: Asked) -> Asked:
+    """Return what a plan is made of, with the devices and workers that are there now."""
+    from moerun.cli.planning_steps import with_limits_checked
+    from moerun.worker.look import look_with_workers
+
+    path = Path(asked.model.files[0].path)
+    machine = look_with_workers(asked.settings.settings.workers, model_path=path)
+    machine = with_limits_checked(machine, asked.settings)
+    if asked.is_plain:
+        machine = replace(machine, gpus=())
+    for note in machine.notes:
+        if note not in asked.machine.notes:
+            say(f"Note: {note}")
+    return replace(asked, machine=machine)
 
 
 @contextmanager

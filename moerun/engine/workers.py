@@ -4,7 +4,7 @@ Beliefs: the greeting (command 14, 24 bytes) and its answer; the commands for th
 (15, nothing) and for the memory of one (11, its number), answered by a length and packed numbers; a
 client meets any failure with GGML_ABORT and knows no time-outs; a server serves one client at a
 time — ggml/src/ggml-rpc/ggml-rpc.cpp @ 0.3.36 — checked by tests/engine/test_devices.py and
-tests/engine/test_workers_survey.py.
+tests/engine/test_workers_cache.py.
 
 Knows: as much of ggml's RPC protocol as tells who is there.
 Does not know: ctypes, or the rest of the protocol.

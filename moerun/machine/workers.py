@@ -3,7 +3,7 @@
 Beliefs: a client splits an address at its first colon and looks the host up by an IPv4 function, so
 that an IPv6 address cannot be reached; the device's own index among those of its worker names its
 buffers — ggml/src/ggml-rpc/{ggml-rpc,transport}.cpp @ 0.3.36 — checked by
-tests/engine/test_workers_survey.py.
+tests/engine/test_workers_cache.py.
 
 Knows: how an address with a limit is written, and how a worker becomes devices of the machine.
 Does not know: sockets, or what will be placed.

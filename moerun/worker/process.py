@@ -125,7 +125,7 @@ def _within_the_host(device: ServedDevice) -> ServedDevice:
     """Return a processor that lends no more than is free now; its engine would lend all there is.
 
     Belief: the processor's own figure is all memory that is installed, as free and as total —
-    ggml/src/ggml-cpu/ggml-cpu.cpp @ 0.3.36 — checked by tests/engine/test_workers_survey.py.
+    ggml/src/ggml-cpu/ggml-cpu.cpp @ 0.3.36 — checked by tests/engine/test_workers_cache.py.
     """
     if not device.is_processor:
         return device

@@ -3,8 +3,9 @@
 Beliefs: the server writes a tensor of more than 10 MiB under the hash of its bytes, without asking
 whether all of it was written, and hands a file of that name out again without hashing it; so a
 file that is cut off, by a full disk or the end of the process, would be taken for the weights it
-begins with — rpc_server::set_tensor and get_cached_file, ggml/src/ggml-rpc/ggml-rpc.cpp @ 0.3.36 —
-checked by tests/engine/test_workers_cache.py. Therefore a file counts only when it stands in a
+begins with — rpc_server::set_tensor and get_cached_file, ggml/src/ggml-rpc/ggml-rpc.cpp:1466 and
+1483 @ 0.3.36 — that files are written and used is checked by tests/engine/test_workers_cache.py,
+that they are not hashed again was read there. Therefore a file counts only when it stands in a
 list with its size, which is written when a client has left and the disk was never nearly full;
 whatever else lies there is removed before a server starts.
 

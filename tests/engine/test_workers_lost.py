@@ -15,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from moerun.cli.conversation import LoadedAnswering
+from moerun.cli.open_model import opened_model
+from moerun.cli.options import PlacementFlags
 from moerun.engine.arguments import EngineArgs, EngineDeviceRef
 from moerun.engine.interface import GenerationRequest, Sampling
 from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
@@ -142,6 +145,29 @@ def test_a_worker_that_freezes(model: Path, tmp_path: Path, reference: str):
 
 def test_a_worker_that_is_cut_off(model: Path, tmp_path: Path, reference: str, network: Network):
     cut_off(model, tmp_path, reference, network)
+
+
+def test_the_next_answer_is_made_without_the_worker(model: Path, monkeypatch, tmp_path: Path):
+    """A conversation goes on: the model is placed anew on what is left."""
+    monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("MOERUN_CONFIG_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    request = replace(REQUEST, maximum_tokens=20)
+    answers: list[list[str]] = [[], [], []]
+    with running_worker() as worker:
+        given = {"workers": worker.endpoint, "extra_buffers": "off", "threads": "1"}
+        flags = PlacementFlags(settings=tuple(given.items()))
+        with opened_model(str(model), flags, is_quiet=True) as opened:
+            answering = LoadedAnswering(opened, Sampling(temperature=0), is_verbose=False)
+            answering.answer(request, answers[0].append)
+            assert opened.loaded.plan.devices
+            os.kill(worker.pid, signal.SIGKILL)
+            with pytest.raises(WorkerLost):
+                answering.answer(request, answers[1].append)
+            answering.answer(request, answers[2].append)
+            assert opened.loaded.plan.devices == ()
+    assert answers[1] == []
+    assert "".join(answers[0]) == "".join(answers[2]) != ""
 
 
 @pytest.mark.slow
