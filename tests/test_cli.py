@@ -13,7 +13,7 @@ import typer
 
 from moerun.cli.app import main
 from moerun.cli.options import with_placement_flags
-from moerun.cli.verbs import GENERAL_VARIABLES, SUMMARIES, build_verb
+from moerun.cli.verbs import GENERAL_VARIABLES, MODULES, SUMMARIES, build_verb
 from moerun.errors import EngineCrashed, ModelNotFound, MoerunError
 from moerun.report.plain import error_lines, printable
 from moerun.settings.keys import KEYS
@@ -208,7 +208,8 @@ def run_moerun(
 
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_rows_of_the_help_are_the_first_words_of_the_verbs(name, capsys):
-    function = getattr(importlib.import_module(f"moerun.cli.{name}"), name)
+    stem = MODULES.get(name, name)
+    function = getattr(importlib.import_module(f"moerun.cli.{stem}"), stem)
     docstring = inspect.getdoc(function) or ""
     assert docstring.startswith(SUMMARIES[name].rstrip("."))
     assert main([name, "--help"]) == 0

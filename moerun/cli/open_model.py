@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from moerun.runner.record_keeper import RecordKeeper
     from moerun.runner.records import RunnerRecord
     from moerun.settings.description import LoadedSettings
+    from moerun.store.profile import ModelProfile
 
 # Notes that hold one of these are of devices that may make a run faster; `doctor` prints all.
 _DEVICE_WORDS: Final = ("GPU", "card", "worker", "rebuild")
@@ -39,7 +40,8 @@ _WITHOUT_WHICH_NOTHING_LOADS: Final = ("version", "library")  # steps of the eng
 class Asked:
     """What a plan is made of. `is_plain` loads without overrides, devices and repacking.
 
-    `trace_path` is a file that was begun, to which routing is to be added.
+    `trace_path` is a file that was begun, to which routing is to be added. `profile` is what the
+    model carries beside its weights, None where it carries nothing.
     """
 
     settings: "LoadedSettings"
@@ -48,6 +50,7 @@ class Asked:
     strategy: "Strategy"
     is_plain: bool
     trace_path: str | None = None
+    profile: "ModelProfile | None" = None
 
 
 class OpenedModel:
@@ -62,6 +65,7 @@ class OpenedModel:
 
         self._asked = asked
         self.model = asked.model
+        self.profile = asked.profile
         self.machine = asked.machine
         self.loaded = loaded
         self.mode = mode
@@ -110,7 +114,12 @@ class OpenedModel:
 
 def ask(name: str, flags: PlacementFlags) -> Asked:
     """Read settings and header, look at the machine, and check the engine at its first start."""
-    from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
+    from moerun.cli.planning_steps import (
+        profile_of_name,
+        read_named_model,
+        read_settings,
+        with_limits_checked,
+    )
     from moerun.engine.abi import require_version
     from moerun.engine.check_record import check_engine_once
     from moerun.errors import EngineMismatch
@@ -118,7 +127,8 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
     from moerun.planning.strategy import Toggle
     from moerun.worker.look import look_with_workers
 
-    settings = read_settings(flags)
+    profile = profile_of_name(name)
+    settings = read_settings(flags, profile)
     model = read_named_model(name)
     require_version()
     check = check_engine_once(state_folder())
@@ -139,6 +149,7 @@ def ask(name: str, flags: PlacementFlags) -> Asked:
         machine=machine,
         strategy=strategy,
         is_plain=not check.is_sound,
+        profile=profile,
     )
 
 
@@ -172,12 +183,18 @@ def opened_model(
     The runner comes up while settings, model and machine are asked. Routing is added to the file
     `trace_path`, which holds a header already, and is whole when the context has ended.
     """
-    from moerun.places import log_folder
+    from moerun.cli.planning_steps import path_of_name
+    from moerun.places import log_folder, models_folder
     from moerun.runner.interruption import terminations
     from moerun.runner.mode import describe_mode
     from moerun.runner.parent import Runner
+    from moerun.store.locks import model_in_use
 
-    with terminations(), Runner(log_folder=log_folder()) as runner:
+    with (
+        terminations(),
+        Runner(log_folder=log_folder()) as runner,
+        model_in_use(models_folder(), lambda: path_of_name(name)),
+    ):
         asked = replace(ask(name, flags), trace_path=trace_path)
         require_text(asked.model)
         _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)

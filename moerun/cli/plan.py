@@ -84,10 +84,15 @@ def show_plan(
 ) -> None:
     """Plan one model and print the plan; nothing is loaded."""
     from moerun.cli.exact_plan import formula_note
-    from moerun.cli.planning_steps import machine_to_plan_for, model_to_plan, read_settings
+    from moerun.cli.planning_steps import (
+        machine_to_plan_for,
+        model_to_plan,
+        profile_of_name,
+        read_settings,
+    )
     from moerun.planning.planner import plan_placement
 
-    loaded = read_settings(flags)
+    loaded = read_settings(flags, profile_of_name(name))
     model, entry = model_to_plan(name)
     # Of the catalogue, or at a host: no disk holds it yet.
     path = Path(model.files[0].path)
@@ -118,10 +123,15 @@ def show_plan(
 def _show_exact(name: str, flags: PlacementFlags, *, explains: bool, as_json: bool) -> None:
     """Plan one model by the engine's dry run, and print how far the formulas were off."""
     from moerun.cli.exact_plan import exact_lines, plan_exactly, refuse_imagined
-    from moerun.cli.planning_steps import read_named_model, read_settings, with_limits_checked
+    from moerun.cli.planning_steps import (
+        profile_of_name,
+        read_named_model,
+        read_settings,
+        with_limits_checked,
+    )
     from moerun.worker.look import look_with_workers
 
-    loaded = read_settings(flags)
+    loaded = read_settings(flags, profile_of_name(name))
     model = read_named_model(name)
     path = Path(model.files[0].path)
     machine = look_with_workers(loaded.settings.workers, model_path=path)

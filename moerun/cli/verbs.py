@@ -34,7 +34,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "config": "Show every setting with its origin.",
 }
 # Verbs whose short names ollama's users type, and where each lives.
-_MODULES: Final[dict[str, str]] = {"cp": "copy", "rm": "remove"}
+MODULES: Final[dict[str, str]] = {"cp": "copy", "list": "list_models", "rm": "remove"}
 _ALIASES: Final[dict[str, str]] = {"ls": "list"}
 GENERAL_VARIABLES: Final[dict[str, str]] = {
     "MOERUN_CONFIG_DIR": "folder of your config.yaml",
@@ -108,7 +108,7 @@ def build_verb(name: str) -> VerbCommand:
     The module may hold `VARIABLES`, a dictionary of the environment variables that affect this
     verb beside the general ones.
     """
-    stem = _MODULES.get(name, name)
+    stem = MODULES.get(name, name)
     module = importlib.import_module(f"moerun.cli.{stem}")
     holder = typer.Typer(add_completion=False, rich_markup_mode=None)
     holder.command(name=name, cls=VerbCommand)(getattr(module, stem))

@@ -12,7 +12,7 @@ Does not know: manifests, or what runs.
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -51,6 +51,25 @@ def blobs_in_use(root: Path, names: Iterable[str]) -> Iterator[None]:
 
 
 @contextmanager
+def model_in_use(root: Path, find: Callable[[], Path | None]) -> Iterator[None]:
+    """Keep the blobs of a model from being removed while it runs; `find` looks for its file.
+
+    It looks again under the lock, since somebody may have removed the model, or named another one
+    so, just before. A file that lies elsewhere is nobody's to remove.
+    """
+    path = find()
+    while path is not None and path.is_relative_to(root):
+        names = _blobs_of(path, root)
+        with blobs_in_use(root, names):
+            again = find()
+            if again == path:
+                yield
+                return
+        path = again
+    yield
+
+
+@contextmanager
 def blob_alone(root: Path, name: str) -> Iterator[bool]:
     """Hold a blob so that nobody begins to use it; False when somebody does already."""
     try:
@@ -58,6 +77,20 @@ def blob_alone(root: Path, name: str) -> Iterator[bool]:
             yield True
     except BlockingIOError:
         yield False
+
+
+def _blobs_of(path: Path, root: Path) -> tuple[str, ...]:
+    """Return the blobs of a model's file, or of all files that lie beside it as its parts."""
+    if path.parent == root / "blobs":
+        return (path.name,)
+    blobs = {(entry.stat().st_dev, entry.stat().st_ino): entry.name for entry in _files(root)}
+    parts = sorted(path.parent.glob("*.gguf"))
+    found = (blobs.get((part.stat().st_dev, part.stat().st_ino)) for part in parts)
+    return tuple(name for name in found if name is not None)
+
+
+def _files(root: Path) -> tuple[Path, ...]:
+    return tuple(entry for entry in (root / "blobs").iterdir() if entry.is_file())
 
 
 @contextmanager
