@@ -3,6 +3,7 @@ import stat
 
 import pytest
 
+from moerun.cli.carried import Carried
 from moerun.cli.conversation import Conversation
 from moerun.cli.line_history import line_history
 from moerun.engine.interface import GenerationResult, Message, Sampling, StopReason
@@ -77,7 +78,7 @@ def test_turns_add_up_with_the_system_message_in_front():
 
 def test_sampling_and_limits_reach_the_model():
     sampling = Sampling(temperature=0.0)
-    answering, *_ = hold("x", sampling=sampling, maximum_tokens=7)
+    answering, *_ = hold("x", carried=Carried(sampling=sampling, maximum_tokens=7))
     assert answering.requests[0].sampling == sampling
     assert answering.requests[0].maximum_tokens == 7
 

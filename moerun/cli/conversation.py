@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
+from moerun.cli.carried import Carried
 from moerun.engine.interface import GenerationRequest, GenerationResult, Message, Sampling
 
 if TYPE_CHECKING:
@@ -92,10 +93,10 @@ class LoadedAnswering:
         from dataclasses import asdict
 
         chosen = {
-            name: value for name, value in asdict(self._sampling).items() if value is not None
+            name: value for name, value in asdict(self._sampling).items() if value not in (None, ())
         }
         of_model = self._opened.runner.model_defaults
-        lines = [f"{name} {value} (from the command line)" for name, value in chosen.items()]
+        lines = [f"{name} {value} (as asked for)" for name, value in chosen.items()]
         lines += [
             f"{name} {value:g} (from the model)"
             for name, value in of_model.items()
@@ -114,17 +115,15 @@ class Conversation:
         read_line: Callable[[str], str],
         output: TextIO,
         notices: TextIO,
-        sampling: Sampling | None = None,
+        carried: Carried | None = None,
         system: str | None = None,
-        maximum_tokens: int | None = None,
     ) -> None:
         self._answering = answering
         self._read_line = read_line
         self._output = output
         self._notices = notices
-        self._sampling = sampling or Sampling()
-        self._system = system
-        self._maximum_tokens = maximum_tokens
+        self._carried = carried or Carried()
+        self._system = self._carried.system if system is None else system
         self._turns: tuple[Message, ...] = ()
         self._told: set[str] = set()
 
@@ -161,12 +160,7 @@ class Conversation:
         from moerun.report.plain import error_lines
 
         question = Message(role="user", content=text)
-        head = (Message(role="system", content=self._system),) if self._system else ()
-        request = GenerationRequest(
-            messages=(*head, *self._turns, question),
-            sampling=self._sampling,
-            maximum_tokens=self._maximum_tokens,
-        )
+        request = self._carried.request(self._system, (*self._turns, question))
         writer = AnswerWriter(self._output, is_terminal=True)
         try:
             result = self._answering.answer(request, writer.write)
@@ -224,25 +218,16 @@ class Conversation:
         self._notices.flush()
 
 
-def hold_conversation(
-    opened: "OpenedModel",
-    sampling: Sampling,
-    *,
-    system: str | None,
-    maximum_tokens: int | None,
-    is_verbose: bool,
-) -> None:
+def hold_conversation(opened: "OpenedModel", carried: Carried, *, is_verbose: bool) -> None:
     """Hold a conversation on this terminal."""
     from moerun.cli.line_history import line_history
 
     conversation = Conversation(
-        LoadedAnswering(opened, sampling, is_verbose=is_verbose),
+        LoadedAnswering(opened, carried.sampling, is_verbose=is_verbose),
         read_line=input,
         output=sys.stdout,
         notices=sys.stderr,
-        sampling=sampling,
-        system=system,
-        maximum_tokens=maximum_tokens,
+        carried=carried,
     )
     with line_history():
         conversation.hold()

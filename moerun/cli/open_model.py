@@ -289,6 +289,8 @@ def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
 
     for note in asked.settings.notes:
         warn(note)
+    for note in asked.profile.notes if asked.profile is not None else ():
+        warn(note)
     notice = later_notice(asked.settings.settings)
     if notice is not None:
         warn(notice)

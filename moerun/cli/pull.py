@@ -101,7 +101,7 @@ def _describe(name: str, *, as_json: bool) -> dict[str, object]:
     from moerun.store.remote_names import remote_reference
 
     order = order_pull(remote_reference(name))
-    rows, folder = _rows(order), str(order.folder)
+    rows, folder = rows_of(order), str(order.folder)
     if not as_json:
         for line in order_lines(order.name, rows, folder=folder, free_bytes=order.free_bytes):
             typer.echo(line)
@@ -109,7 +109,8 @@ def _describe(name: str, *, as_json: bool) -> dict[str, object]:
     return order_document(order.name, rows, folder=folder, free_bytes=order.free_bytes)
 
 
-def _rows(order: "PullOrder") -> "tuple[PullRow, ...]":
+def rows_of(order: "PullOrder") -> "tuple[PullRow, ...]":
+    """Return the files of an order as they are shown."""
     from moerun.report.pull_view import PullRow
 
     return tuple(

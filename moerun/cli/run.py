@@ -15,8 +15,9 @@ import typer
 from moerun.cli.options import PlacementFlags, placement_variables, with_placement_flags
 
 if TYPE_CHECKING:
+    from moerun.cli.carried import Carried
     from moerun.cli.open_model import OpenedModel
-    from moerun.engine.interface import GenerationResult, Message, Sampling
+    from moerun.engine.interface import GenerationResult
 
 VARIABLES: Final = {
     "MOERUN_MODELS": "folder whose GGUF files can be named",
@@ -30,7 +31,10 @@ _LONGEST_PROMPT_BYTES: Final = 32 << 20
 @with_placement_flags()
 def run(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Name of a model at hand, or path of a GGUF.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="Name of a model, pulled when it is not here, or a path."
+        ),
     ],
     prompt: Annotated[
         list[str] | None,
@@ -104,21 +108,26 @@ def run(
         bool, typer.Option("--quiet", help="Print no hints to standard error.")
     ] = False,
     is_dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan and load nothing.")
+        bool, typer.Option("--dry-run", help="Show the plan; fetch and load nothing.")
+    ] = False,
+    says_yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree to large downloads, and to SSD streaming.")
     ] = False,
     flags: PlacementFlags,
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none and a terminal to hold it on.
 
-    Ctrl-C ends the answer; a one-shot prompt then exits with 130. An empty prompt ("") loads the
-    model and exits.
+    A model that is not on this machine is pulled first. Ctrl-C ends the answer; a one-shot prompt
+    then exits with 130. An empty prompt ("") loads the model and exits.
     """
+    from moerun.cli.carried import carried_by
+    from moerun.cli.missing_model import fetch_missing, find_missing
     from moerun.cli.open_model import opened_model
     from moerun.engine.interface import Sampling
     from moerun.engine.sampling import choose_sampling
 
     if is_dry_run:
-        _show_plan(model, flags, as_json=as_json, is_quiet=is_quiet)
+        _show_run(model, flags, as_json=as_json, is_quiet=is_quiet)
         return
     sampling = Sampling(
         temperature=temperature,
@@ -130,36 +139,34 @@ def run(
     )
     choose_sampling(sampling, {})  # what cannot be is told before anything is loaded
     limit = _token_limit(num_predict)
+    missing = find_missing(model, flags)
+    if missing is not None:
+        model = fetch_missing(missing, says_yes=says_yes, is_quiet=is_quiet or as_json)
     text = _read_prompt(tuple(prompt or ()), as_json=as_json)
     started_s = time.monotonic()
     with opened_model(model, flags, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
+        carried = carried_by(
+            opened.profile,
+            sampling=sampling,
+            maximum_tokens=limit,
+            is_limit_given=num_predict is not None,
+            system=system,
+        )
         if text is None:
             from moerun.cli.conversation import hold_conversation
 
-            hold_conversation(
-                opened, sampling, system=system, maximum_tokens=limit, is_verbose=is_verbose
-            )
+            hold_conversation(opened, carried, is_verbose=is_verbose)
             return
-        shot = OneShot(opened, sampling, system=system, maximum_tokens=limit, started_s=started_s)
+        shot = OneShot(opened, carried, started_s=started_s)
         shot.answer(text, as_json=as_json, is_verbose=is_verbose, is_quiet=is_quiet)
 
 
 class OneShot:
     """One prompt and its answer."""
 
-    def __init__(
-        self,
-        opened: "OpenedModel",
-        sampling: "Sampling",
-        *,
-        system: str | None,
-        maximum_tokens: int | None,
-        started_s: float,
-    ) -> None:
+    def __init__(self, opened: "OpenedModel", carried: "Carried", *, started_s: float) -> None:
         self._opened = opened
-        self._sampling = sampling
-        self._system = system
-        self._maximum_tokens = maximum_tokens
+        self._carried = carried
         self._started_s = started_s
 
     def answer(self, text: str, *, as_json: bool, is_verbose: bool, is_quiet: bool) -> None:
@@ -194,17 +201,14 @@ class OneShot:
         return time.monotonic() - self._started_s
 
     def _generate(self, text: str, *, shows: bool) -> "tuple[str, GenerationResult]":
-        from moerun.engine.interface import GenerationRequest
+        from moerun.engine.interface import Message
         from moerun.report.answer_view import AnswerWriter
         from moerun.runner.interruption import interrupts
 
         writer = AnswerWriter(sys.stdout, is_terminal=sys.stdout.isatty())
         pieces: list[str] = []
-        request = GenerationRequest(
-            messages=messages_of(self._system, (), text),
-            sampling=self._sampling,
-            maximum_tokens=self._maximum_tokens,
-        )
+        question = Message(role="user", content=text)
+        request = self._carried.request(self._carried.system, (question,))
         runner = self._opened.runner
         with interrupts(runner.cancel):
             result = runner.generate(request, on_text=writer.write if shows else pieces.append)
@@ -231,16 +235,6 @@ class OneShot:
             ),
         }
         typer.echo(json.dumps(document, indent=2, ensure_ascii=not _speaks_unicode()))
-
-
-def messages_of(
-    system: str | None, turns: "tuple[Message, ...]", text: str
-) -> "tuple[Message, ...]":
-    """Return a conversation with its system message and a new turn of the user."""
-    from moerun.engine.interface import Message
-
-    head = (Message(role="system", content=system),) if system else ()
-    return (*head, *turns, Message(role="user", content=text))
 
 
 def print_figures(
@@ -296,6 +290,17 @@ def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
     elif not words and not as_json and sys.stdout.isatty():
         return None
     return " ".join(parts)
+
+
+def _show_run(name: str, flags: PlacementFlags, *, as_json: bool, is_quiet: bool) -> None:
+    """Show what a run would do: what it would fetch, and the plan it would begin with."""
+    from moerun.cli.missing_model import find_missing, show_missing
+
+    missing = find_missing(name, flags)
+    if missing is not None:
+        show_missing(missing, as_json=as_json)
+        return
+    _show_plan(name, flags, as_json=as_json, is_quiet=is_quiet)
 
 
 def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool, is_quiet: bool) -> None:

@@ -73,12 +73,18 @@ def matching(
     for model in models:
         if model.repository is None or model.repository.lower() != wanted:
             continue
-        if label is not None and (model.label or "").lower() != label:
+        if label is not None and not _is_labelled(model, label):
             continue
         if file is not None and model.paths[0].name.lower() != file.rpartition("/")[2]:
             continue
         found.append(model)
-    return tuple(found)
+    return tuple(sorted(found, key=lambda model: len(model.label or "")))
+
+
+def _is_labelled(model: InstalledModel, label: str) -> bool:
+    """Whether a model goes by a quantization; Q4_K_XL may mean UD-Q4_K_XL, as in a pull."""
+    own = (model.label or "").lower()
+    return own == label or own == f"ud-{label}"
 
 
 def _models_in(

@@ -1,0 +1,90 @@
+"""What a model carries and what was typed, as a request is made of both; what was typed wins.
+
+Knows: which parameter of a model becomes which field of a request, and when its template is used.
+Does not know: where parameters are kept, or how an answer is made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from moerun.engine.interface import GenerationRequest, Message, Sampling
+
+if TYPE_CHECKING:
+    from moerun.store.go_template import PromptTemplate
+    from moerun.store.profile import ModelProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Carried:
+    """All that goes with each request of a run. `template` replaces the one of the GGUF."""
+
+    sampling: Sampling = field(default_factory=Sampling)
+    maximum_tokens: int | None = None
+    keep_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    system: str | None = None
+    messages: tuple[Message, ...] = ()
+    template: "PromptTemplate | None" = None
+
+    def request(self, system: str | None, turns: Sequence[Message]) -> GenerationRequest:
+        """Return the request for the next answer, with the messages that the model carries."""
+        head = (Message(role="system", content=system),) if system else ()
+        messages = (*head, *self.messages, *turns)
+        request = GenerationRequest(
+            sampling=self.sampling,
+            maximum_tokens=self.maximum_tokens,
+            keep_tokens=self.keep_tokens,
+            stop=self.stop,
+        )
+        if self.template is None:
+            return replace(request, messages=messages)
+        said = [(message.role, message.content) for message in messages]
+        return replace(request, prompt=self.template.render(said))
+
+
+def carried_by(
+    profile: "ModelProfile | None",
+    *,
+    sampling: Sampling,
+    maximum_tokens: int | None,
+    is_limit_given: bool,
+    system: str | None,
+) -> Carried:
+    """Return what was typed, with what the model carries where nothing was typed."""
+    if profile is None:
+        return Carried(sampling=sampling, maximum_tokens=maximum_tokens, system=system)
+    from moerun.store.parameters import Target
+
+    of_model = profile.values(Target.SAMPLING)
+    of_answer = profile.values(Target.ANSWER)
+    limit = maximum_tokens if is_limit_given else _limit(of_answer.get("maximum_tokens"))
+    return Carried(
+        sampling=_with_defaults(sampling, of_model),
+        maximum_tokens=limit,
+        keep_tokens=of_answer.get("keep_tokens"),
+        stop=tuple(of_answer.get("stop", ())),
+        system=profile.system if system is None else system,
+        messages=tuple(Message(role=role, content=text) for role, text in profile.messages),
+        template=_template(profile),
+    )
+
+
+def _with_defaults(sampling: Sampling, of_model: dict[str, Any]) -> Sampling:
+    """Return the sampling with the model's values in the fields that nobody typed."""
+    absent = {one.name for one in fields(sampling) if getattr(sampling, one.name) is None}
+    return replace(sampling, **{name: of_model[name] for name in absent & of_model.keys()})
+
+
+def _limit(maximum_tokens: int | None) -> int | None:
+    """Return the model's own limit; ollama's -1 and -2 both mean until the context is full."""
+    return maximum_tokens if maximum_tokens is not None and maximum_tokens > 0 else None
+
+
+def _template(profile: "ModelProfile") -> "PromptTemplate | None":
+    """Return the template that a Modelfile gave; that of the GGUF is the engine's to use."""
+    if profile.own_template is None:
+        return None
+    from moerun.store.go_template import parse_template
+
+    return parse_template(profile.own_template)
