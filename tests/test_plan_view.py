@@ -36,7 +36,8 @@ def test_pictures_are_as_they_were_approved(name: str):
 
 
 def test_all_pictures_are_drawn_by_something():
-    found = {path.stem for pattern in ("plan_*", "models_*", "advice_*") for path in FOLDER.glob(pattern)}
+    patterns = ("plan_*", "models_*", "advice_*")
+    found = {path.stem for pattern in patterns for path in FOLDER.glob(pattern)}
     assert found == set(PICTURES)
 
 
