@@ -89,7 +89,8 @@ def _find(
         case OllamaReference():
             return find_in_stores(reference, environment)
         case HuggingFaceReference():
-            return _first(_of_repository(reference, environment), None)
+            found = _first(_of_repository(reference, environment), None)
+            return found or _pulled_by_ollama(reference, environment)
         case CatalogReference():
             return _of_entry(reference, environment)
         case ShortName():
@@ -119,6 +120,21 @@ def _ollama_twin(
     try:
         twin = parse_reference(f"ollama://{entry.ollama_name}", catalog_names=())
     except UsageError:
+        return None
+    return find_in_stores(twin, environment) if isinstance(twin, OllamaReference) else None
+
+
+def _pulled_by_ollama(
+    reference: HuggingFaceReference, environment: Mapping[str, str] | None
+) -> InstalledModel | None:
+    """Return a repository's model as ollama keeps it: under its host, with the label as tag."""
+    if reference.file is not None or reference.revision is not None:
+        return None
+    tag = reference.quantization or "latest"
+    named = f"ollama://hf.co/{reference.repository}:{tag}"
+    try:
+        twin = parse_reference(named, catalog_names=())
+    except UsageError:  # a user with a dot, which no folder of ollama has
         return None
     return find_in_stores(twin, environment) if isinstance(twin, OllamaReference) else None
 

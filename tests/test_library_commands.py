@@ -1,0 +1,202 @@
+"""list, show, rm, cp, create and what a model carries, as they are typed."""
+
+import json
+import os
+
+import pytest
+
+from moerun.cli.app import main
+from moerun.cli.carried import carried_by
+from moerun.cli.options import PlacementFlags
+from moerun.cli.planning_steps import profile_of_name, read_settings
+from moerun.engine.interface import Message, Sampling
+from tests.model_files import a_model_file
+
+MODELFILE = """
+FROM {path}
+PARAMETER temperature 0.1
+PARAMETER num_predict 8
+PARAMETER stop "x y"
+PARAMETER ram_limit 24G
+PARAMETER num_ctx 512
+SYSTEM Be brief.
+MESSAGE user Hello
+MESSAGE assistant Hi
+LICENSE Take it.
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("MOERUN_", "HF_", "OLLAMA_")):
+            monkeypatch.delenv(name)
+    for name in ("CONFIG_DIR", "STATE_DIR", "MODELS"):
+        monkeypatch.setenv(f"MOERUN_{name}", str(tmp_path / name.partition("_")[0].lower()))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    return work
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """Return a model that lies where no name finds it."""
+    return a_model_file(tmp_path, name="weights.gguf")
+
+
+def run(capsys, *arguments, code=0):
+    assert main(list(arguments)) == code, capsys.readouterr().err
+    return capsys.readouterr()
+
+
+def create(here, capsys, text, name="mine", code=0):
+    (here / "Modelfile").write_text(text)
+    return run(capsys, "create", name, code=code)
+
+
+def test_a_model_is_made_shown_copied_and_removed(here, capsys, weights):
+    assert create(here, capsys, MODELFILE.format(path=weights)).out == "created 'mine:latest'\n"
+    lines = run(capsys, "list", "MI").out.splitlines()
+    assert lines[0].split() == ["NAME", "ID", "SIZE", "MODIFIED", "SOURCE"]
+    assert lines[1].split()[0] == "mine:latest"
+    assert lines[1].split()[-1] == "moerun"
+    shown = run(capsys, "show", "mine").out
+    assert shown.startswith("  Model\n    architecture        qwen3moe\n")
+    for text in ("2 of 4 used for a token", "Be brief.", "Take it.", '"x y"', "ram_limit"):
+        assert text in shown
+    assert run(capsys, "cp", "mine", "other:small").out == "copied 'mine' to 'other:small'\n"
+    assert run(capsys, "rm", "mine").out.startswith("deleted 'mine:latest'")
+    assert "mine" not in run(capsys, "ls").out
+    assert "other:small" in run(capsys, "ls").out
+    assert weights.exists()
+
+
+def test_lists_and_pages_are_documents_too(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    listed = json.loads(run(capsys, "list", "--json").out)
+    assert listed["schema"] == 1
+    mine = next(model for model in listed["models"] if model["name"] == "mine:latest")
+    assert (mine["architecture"], mine["expert_count"], mine["source"]) == ("qwen3moe", 4, "moerun")
+    shown = json.loads(run(capsys, "show", "mine", "--json").out)
+    assert shown["digest"] == mine["digest"]
+    assert shown["parameters"]["stop"] == ["x y"]
+    assert shown["experts"]["experts_used"] == 2
+    assert "tensors" not in shown
+    verbose = json.loads(run(capsys, "show", "mine", "--json", "--verbose").out)
+    assert {tensor["name"] for tensor in verbose["tensors"]} > {"output.weight"}
+
+
+def test_one_part_is_printed_alone(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    assert run(capsys, "show", "mine", "--system").out == "Be brief.\n"
+    assert run(capsys, "show", "mine", "--license").out == "Take it.\n"
+    assert 'stop           "x y"' in run(capsys, "show", "mine", "--parameters").out
+    said = run(capsys, "show", "mine", "--system", "--license", code=2)
+    assert "only one of" in said.err
+    text = run(capsys, "show", "mine", "--modelfile").out
+    create(here, capsys, text, name="again")
+    mine, again = (json.loads(run(capsys, "show", n, "--json").out) for n in ("mine", "again"))
+    for part in ("parameters", "system", "licenses"):
+        assert mine[part] == again[part]
+
+
+def test_the_catalogue_and_files_are_shown(capsys, weights):
+    assert "8 of 128 used" in run(capsys, "show", "qwen3-30b-a3b").out
+    assert "qwen3moe" in run(capsys, "show", str(weights)).out
+    assert "did you mean qwen3-30b-a3b" in run(capsys, "show", "qwen3-30b-a3", code=3).err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("FROM nosuch", "no model of that name is on this machine"),
+        ("FROM demo\nADAPTER x", "does not apply LoRA adapters"),
+        ("FROM demo\nTEMPLATE {% x %}{{ .Prompt }}", "TEMPLATE: it is written in Jinja"),
+        ("FROM demo\nPARAMETER ram_limit lots", "memory_strategy.ram_limit: "),
+        ("FROM demo\nPARAMETER streaming fast", "memory_strategy.streaming: "),
+        ("FROM ./", "is a folder"),
+    ],
+)
+def test_a_modelfile_that_cannot_be_meant_makes_nothing(here, capsys, text, message):
+    (here / "Modelfile").write_text(text)
+    assert main(["create", "mine"]) in (2, 3)
+    said = capsys.readouterr()
+    assert message in said.err
+    assert said.out == ""
+    assert "mine" not in run(capsys, "list").out
+
+
+def test_a_missing_modelfile_is_one_sentence(capsys):
+    assert "there is no file Modelfile" in run(capsys, "create", "mine", code=2).err
+
+
+def test_what_a_model_asks_for_is_a_layer_of_the_settings(here, capsys, weights, monkeypatch):
+    create(here, capsys, MODELFILE.format(path=weights))
+    (here / "moerun.yaml").write_text("memory_strategy:\n  ram_limit: 1G\n")
+    flags = PlacementFlags()
+    loaded = read_settings(flags, profile_of_name("mine"))
+    assert loaded.settings.strategy.ram_limit is not None
+    assert loaded.settings.strategy.ram_limit.limit_bytes == 24 << 30
+    assert loaded.settings.strategy.context_tokens == 512
+    assert loaded.origin("memory_strategy.ram_limit") == "model mine:latest"
+    monkeypatch.setenv("MOERUN_RAM_LIMIT", "2G")
+    loaded = read_settings(flags, profile_of_name("mine"))
+    assert loaded.origin("memory_strategy.ram_limit") == "MOERUN_RAM_LIMIT"
+    plan = json.loads(run(capsys, "plan", "mine", "--json").out)
+    assert plan["plan"]["context_tokens"] == 512
+
+
+def test_what_a_model_carries_goes_with_each_request_and_flags_win(here, capsys, weights):
+    text = MODELFILE.format(path=weights) + 'TEMPLATE "{{ .System }}|{{ .Prompt }}|{{ .Response }}"'
+    create(here, capsys, MODELFILE.format(path=weights))
+    create(here, capsys, text, name="templated")
+
+    def carried(name, **changes):
+        asked = {"maximum_tokens": None, "is_limit_given": False, "system": None, **changes}
+        sampling = asked.pop("sampling", Sampling())
+        return carried_by(profile_of_name(name), sampling=sampling, **asked)
+
+    question = (Message(role="user", content="What?"),)
+    mine = carried("mine")
+    request = mine.request(mine.system, question)
+    assert [message.content for message in request.messages] == [
+        "Be brief.",
+        "Hello",
+        "Hi",
+        "What?",
+    ]
+    assert (request.sampling.temperature, request.maximum_tokens) == (0.1, 8)
+    assert request.stop == ("x y",)
+    other = carried("mine", sampling=Sampling(temperature=2.0), system="S", is_limit_given=True)
+    assert (other.sampling.temperature, other.system, other.maximum_tokens) == (2.0, "S", None)
+    prompted = carried("templated")
+    request = prompted.request(prompted.system, question)
+    assert request.messages == ()
+    assert request.prompt == "Be brief.|Hello|Hi|What?|"
+
+
+def test_a_model_made_of_another_keeps_what_it_does_not_change(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    create(here, capsys, "FROM mine\nPARAMETER temperature 0.9\nSYSTEM Be long.", name="child")
+    shown = json.loads(run(capsys, "show", "child", "--json").out)
+    assert shown["parameters"]["temperature"] == 0.9
+    assert shown["parameters"]["stop"] == ["x y"]
+    assert shown["system"] == "Be long."
+    run(capsys, "rm", "mine")
+    assert json.loads(run(capsys, "show", "child", "--json").out)["licenses"] == ["Take it."]
+
+
+def test_headers_are_read_once(here, capsys, weights, tmp_path):
+    os.rename(weights, here / "near.gguf")
+    first = run(capsys, "list").out
+    book = json.loads((tmp_path / "state" / "headers.json").read_text())
+    entry = book["entries"][str(here / "near.gguf")]
+    entry["facts"]["digest"] = "f" * 64  # told from memory, not from the file
+    (tmp_path / "state" / "headers.json").write_text(json.dumps(book))
+    assert "ffffffffffff" in run(capsys, "list").out
+    os.utime(here / "near.gguf", (1, 1))
+    again = run(capsys, "list").out
+    assert first.split("near")[1].split()[0] == again.split("near")[1].split()[0]
