@@ -173,9 +173,10 @@ GetMemory = ctypes.CFUNCTYPE(
 )
 
 
-# `ggml_backend_sched_eval_callback` without the user's data, which nothing sets: what is passed
-# and not taken harms no 64-bit calling convention, and each conversion is paid at every node.
-EvaluationCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool)
+# `ggml_backend_sched_eval_callback` without its second and third argument, whether the node is
+# still to be computed and the user's data: what is passed and not taken harms no 64-bit calling
+# convention, and each conversion is paid at every node. `router_hook` knows the second without it.
+EvaluationCallback = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p)
 
 GetProcedure = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 IsNuma = ctypes.CFUNCTYPE(ctypes.c_bool)

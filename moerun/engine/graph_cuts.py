@@ -83,11 +83,13 @@ class Place:
 class Graph:
     """One graph as it was built: what is done at each node, by its address; None where nothing.
 
-    `due` are the layers to be cut at an index of the order that is still to come.
+    `due` are the layers to be cut at an index of the order that is still to come; `plain` are the
+    nodes of a whole graph where nothing is done, none of which is wanted.
     """
 
     def __init__(self) -> None:
         self.actions: dict[int, Action | None] = {}
+        self.plain: dict[int, bool] = {}
         self.order: list[int] = []
         self.places: dict[int, Place] = {}
         self.due: dict[int, Place] = {}
@@ -101,6 +103,7 @@ class Graph:
     def close(self) -> None:
         """All nodes have been met."""
         self.is_whole = True
+        self.plain = {pointer: False for pointer, action in self.actions.items() if action is None}
         self.order.clear()
         self.due.clear()
         self.cut_count = sum(isinstance(action, _Cut) for action in self.actions.values())

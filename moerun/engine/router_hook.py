@@ -47,8 +47,9 @@ class RouterHook:
         self._silenced: list[tuple[int, int]] = []
         self._always = self._llama.ggml_abort_callback(lambda _: True)
         self._never = self._llama.ggml_abort_callback()
-        answer, self._use = _answering(self, self._fail)
-        self._callback = abi.EvaluationCallback(answer)  # must live as long as the context
+        self._answers = _Answers(self, self._fail)
+        # must live as long as the context
+        self._callback = abi.EvaluationCallback(self._answers.__getitem__)
         self.callback = ctypes.cast(self._callback, self._llama.ggml_backend_sched_eval_callback)
 
     def learn(self) -> None:
@@ -74,7 +75,7 @@ class RouterHook:
         self._reader.heard = 0
         if self._reader.ask_wishes():
             self._graph = None  # other nodes are to be read
-        self._use({})
+        self._answers.forget()
 
     def end(self, *, is_complete: bool) -> None:
         """The graph was computed, or given up; raises what was raised meanwhile."""
@@ -127,13 +128,13 @@ class RouterHook:
         reused = self._llama.llama_perf_context(self.context).n_reused
         is_same, self._reused = reused == self._reused + 1, reused
         if is_same and self._graph is not None:
-            self._use(self._graph.actions)
+            self._answers.use(self._graph)
             return self._graph
         return self._new_graph()
 
     def _new_graph(self) -> Graph:
         self._graph = Graph()
-        self._use(self._graph.actions)
+        self._answers.use(self._graph)
         return self._graph
 
     def _fail(self, error: BaseException, pointer: int | None) -> None:
@@ -144,7 +145,7 @@ class RouterHook:
         """
         if self._failure is None:
             self._failure = error
-            self._use({})
+            self._answers.use(Graph())
             self._llama.llama_set_abort_callback(self.context, self._always, None)
         if pointer is not None:
             self._silence(pointer)
@@ -158,29 +159,49 @@ class RouterHook:
             node.value = int(abi.Operation.NONE)
 
 
-def _answering(
-    unknown: Action, fail: Callable[[BaseException, int | None], None]
-) -> tuple[Callable[[int, bool], bool], Callable[[dict[int, Action | None]], None]]:
-    """Return the callback, and what changes the dictionary that it looks into.
+class _Answers(dict[int, bool]):
+    """The callback: an answer for each node, looked up by its address.
 
-    It runs some 3,000 times for a token of 48 layers, so it is a closure and does little.
+    Some 3,000 nodes of a token of 48 layers are plain; the dictionary itself answers for these,
+    without a step of Python: 0.11 microseconds against 0.20 of a function. All others are absent
+    and come to `__missing__`. The engine tells a node's turn before and after it is computed by an
+    argument that is not taken: right after a node that was wanted, the next call is about it again.
     """
-    known: dict[int, Action | None] = {}
 
-    def answer(pointer: int, is_asked: bool) -> bool:
+    def __init__(self, unknown: Action, fail: Callable[[BaseException, int | None], None]) -> None:
+        super().__init__()
+        self._unknown = unknown
+        self._fail = fail
+        self._actions: dict[int, Action | None] = {}
+        self._wanted: int | None = None
+
+    def forget(self) -> None:
+        """Know no node, as before the first one of an evaluation."""
+        self._wanted = None
+        self._take({}, {})
+
+    def use(self, graph: Graph) -> None:
+        """Answer for the nodes of a graph."""
+        self._take(graph.actions, graph.plain)
+
+    def __missing__(self, pointer: int) -> bool:
+        """Do what is to be done at a node that is not plain, or not known."""
+        is_computed, self._wanted = pointer == self._wanted, None
         try:
-            action = known.get(pointer, unknown)
-            if action is None:
-                return False
-            if is_asked:
-                return action.before(pointer)
-            action.after()
+            action = self._actions.get(pointer, self._unknown)
+            if is_computed:
+                if action is not None:
+                    action.after()
+                return True
+            is_wanted = action is not None and action.before(pointer)
         except BaseException as error:  # it must not pass through C; `end` raises it again
-            fail(error, pointer if is_asked else None)
-        return True
+            self._fail(error, None if is_computed else pointer)
+            is_wanted = True
+        if is_wanted and not is_computed:
+            self._wanted = pointer
+        return is_wanted
 
-    def use(actions: dict[int, Action | None]) -> None:
-        nonlocal known
-        known = actions
-
-    return answer, use
+    def _take(self, actions: dict[int, Action | None], plain: dict[int, bool]) -> None:
+        self._actions = actions
+        self.clear()
+        self.update(plain)
