@@ -50,11 +50,15 @@ bench: dev ## moerun beside plain llama-cpp-python, in one run
 	$(BIN)/python -m benchmarks.decode_overhead
 
 bench-stream: dev ## moerun beside stock where a model does not fit; Linux, best as root, half an hour
-	$(BIN)/python -m benchmarks.streaming --profile
-	$(BIN)/python -m benchmarks.streaming --model skewed --limits 20,30 --sides moerun --simulate
+	$(BIN)/python -m benchmarks.streaming --model skewed --limits fits --rounds 4 --tokens 256
+	$(BIN)/python -m benchmarks.streaming --model skewed --mode cache --preload 8 --limits 40 --profile
+	$(BIN)/python -m benchmarks.streaming --model skewed --mode cache --preload 8 --limits 50 --tokens 16
+	$(BIN)/python -m benchmarks.streaming --model skewed --mode paging --preload 8 --limits 60
+	$(BIN)/python -m benchmarks.streaming --model uniform --mode cache --preload 8 --limits 40,60 --tokens 64
+	$(BIN)/python -m benchmarks.streaming --model skewed --mode cache --preload 8 --limits 20,30 --sides moerun --tokens 128 --simulate
 	$(BIN)/python -m benchmarks.streaming --model demo --limits 40,60
-	$(BIN)/python -m benchmarks.streaming --model expert-2.7,expert-12.6,expert-25 --limits 40 --sides moerun --prompt 1
-	$(BIN)/python -m benchmarks.streaming --model 235b --limits 13 --sides moerun --tokens 4
+	$(BIN)/python -m benchmarks.streaming --model expert-2.7,expert-12.6,expert-25 --mode cache --preload 4 --limits 40 --sides moerun --prompt 1
+	$(BIN)/python -m benchmarks.streaming --model 235b --limits 13 --sides moerun --tokens 4 --rounds 1
 
 golden: dev ## rewrite the golden plans; look at the difference before you commit it
 	$(BIN)/python -m tests.golden
