@@ -64,6 +64,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "moerun.places",
             "moerun.machine",
             "moerun.model",
+            "moerun.store",
         ),
     ),
     (

@@ -3,11 +3,11 @@ import stat
 
 import pytest
 
-from moerun.cli.carried import Carried
 from moerun.cli.conversation import Conversation
 from moerun.cli.line_history import line_history
 from moerun.engine.interface import GenerationResult, Message, Sampling, StopReason
 from moerun.errors import EngineCrashed, UsageError, WorkerLost
+from moerun.runner.carried import Carried
 
 
 class FakeAnswering:

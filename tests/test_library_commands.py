@@ -6,10 +6,13 @@ import os
 import pytest
 
 from moerun.cli.app import main
-from moerun.cli.carried import carried_by
 from moerun.cli.options import PlacementFlags
 from moerun.cli.planning_steps import profile_of_name, read_settings
-from moerun.engine.interface import Message, Sampling
+from moerun.engine.interface import GenerationRequest, Message, Sampling
+from moerun.errors import ConfigError
+from moerun.runner.carried import carried_by
+from moerun.settings.description import ModelSettings
+from moerun.settings.load import load_settings, with_model
 from tests.model_files import a_model_file
 
 MODELFILE = """
@@ -200,3 +203,36 @@ def test_headers_are_read_once(here, capsys, weights, tmp_path):
     os.utime(here / "near.gguf", (1, 1))
     again = run(capsys, "list").out
     assert first.split("near")[1].split()[0] == again.split("near")[1].split()[0]
+
+
+def test_requests_of_others_keep_what_they_say_and_get_the_rest(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    carried = carried_by(profile_of_name("mine"))
+    asked = GenerationRequest(
+        messages=(Message(role="system", content="Own."), Message(role="user", content="Q")),
+        sampling=Sampling(top_k=3),
+        stop=("own",),
+    )
+    done = carried.applied_to(asked)
+    assert [message.content for message in done.messages] == ["Own.", "Hello", "Hi", "Q"]
+    assert (done.sampling.top_k, done.sampling.temperature) == (3, 0.1)
+    assert (done.stop, done.maximum_tokens) == (("own",), 8)
+    raw = carried.applied_to(GenerationRequest(prompt="raw", maximum_tokens=2))
+    assert (raw.prompt, raw.messages, raw.maximum_tokens) == ("raw", (), 2)
+    assert raw.stop == ("x y",)
+
+
+def test_a_server_asks_the_model_after_its_own_settings_were_read(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    profile = profile_of_name("mine")
+    assert profile is not None
+    asked = ModelSettings(origin="model mine:latest", values=profile.settings)
+    (here / "moerun.yaml").write_text("memory_strategy:\n  ram_limit: 1G\n")
+    over_file = with_model(load_settings(), asked)
+    assert over_file.origin("memory_strategy.ram_limit") == "model mine:latest"
+    below_flag = with_model(load_settings({"ram_limit": "3G"}), asked)
+    assert below_flag.origin("memory_strategy.ram_limit") == "--ram"
+    assert below_flag.origin("context") == "model mine:latest"
+    foreign = ModelSettings(origin="model x", values=(("workers", "h:1"),))
+    with pytest.raises(ConfigError, match="a model may not set 'workers'"):
+        with_model(load_settings(), foreign)

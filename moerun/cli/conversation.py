@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
-from moerun.cli.carried import Carried
 from moerun.engine.interface import GenerationRequest, GenerationResult, Message, Sampling
+from moerun.runner.carried import Carried
 
 if TYPE_CHECKING:
     from moerun.cli.open_model import OpenedModel

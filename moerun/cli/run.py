@@ -15,9 +15,9 @@ import typer
 from moerun.cli.options import PlacementFlags, placement_variables, with_placement_flags
 
 if TYPE_CHECKING:
-    from moerun.cli.carried import Carried
     from moerun.cli.open_model import OpenedModel
     from moerun.engine.interface import GenerationResult
+    from moerun.runner.carried import Carried
 
 VARIABLES: Final = {
     "MOERUN_MODELS": "folder whose GGUF files can be named",
@@ -120,11 +120,11 @@ def run(
     A model that is not on this machine is pulled first. Ctrl-C ends the answer; a one-shot prompt
     then exits with 130. An empty prompt ("") loads the model and exits.
     """
-    from moerun.cli.carried import carried_by
     from moerun.cli.missing_model import fetch_missing, find_missing
     from moerun.cli.open_model import opened_model
     from moerun.engine.interface import Sampling
     from moerun.engine.sampling import choose_sampling
+    from moerun.runner.carried import carried_by
 
     if is_dry_run:
         _show_run(model, flags, as_json=as_json, is_quiet=is_quiet)

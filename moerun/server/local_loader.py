@@ -7,6 +7,7 @@ Does not know: whose turn it is, or HTTP.
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,15 +22,16 @@ from moerun.engine.interface import (
     GenerationRequest,
     GenerationResult,
 )
-from moerun.errors import EngineMismatch, MoerunError
+from moerun.errors import EngineMismatch, ModelNotFound, MoerunError, UsageError
 from moerun.experts.counters import StreamingSample
 from moerun.machine.description import HOST, DeviceId, Machine
 from moerun.model.description import Model
 from moerun.model.gguf_header import read_model
-from moerun.places import log_folder, state_folder
+from moerun.places import log_folder, models_folder, state_folder
 from moerun.planning.plan import Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import Strategy, Tier, Toggle
+from moerun.runner.carried import Carried, carried_by
 from moerun.runner.loading import Loaded, Voice, load_as_planned
 from moerun.runner.mode import describe_mode
 from moerun.runner.opening import deciding_on, record_of
@@ -37,7 +39,11 @@ from moerun.runner.parent import Runner
 from moerun.runner.record_keeper import RecordKeeper
 from moerun.runner.records import RunnerRecord
 from moerun.server.runners import Holding, LoadWishes, ServedModel
-from moerun.settings.description import LoadedSettings
+from moerun.settings.description import LoadedSettings, ModelSettings
+from moerun.settings.load import with_model
+from moerun.store.library import find_model
+from moerun.store.locks import model_in_use
+from moerun.store.profile import ModelProfile, profile_of
 from moerun.worker.look import look_with_workers
 
 _LOG: Final = logging.getLogger(__name__)
@@ -58,8 +64,18 @@ class LocalModel:
     """One model in a runner process of its own, and the record of it."""
 
     def __init__(
-        self, runner: Runner, loaded: Loaded, *, mode: str, keeper: RecordKeeper, streams: bool
+        self,
+        runner: Runner,
+        loaded: Loaded,
+        *,
+        mode: str,
+        keeper: RecordKeeper,
+        streams: bool,
+        carried: Carried,
+        held: ExitStack,
     ) -> None:
+        self._carried = carried
+        self._held = held  # the locks of its blobs
         self._runner = runner
         self._loaded = loaded
         self._keeper = keeper
@@ -120,7 +136,8 @@ class LocalModel:
         self, request: GenerationRequest, *, on_part: Callable[[AnswerPart], None], number: int
     ) -> GenerationResult:
         """Answer."""
-        return self._runner.generate(request, on_part=on_part, number=number)
+        asked = self._carried.applied_to(request)
+        return self._runner.generate(asked, on_part=on_part, number=number)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Return vectors."""
@@ -134,6 +151,7 @@ class LocalModel:
         """End the process; what it learned of its experts is saved first."""
         self._keeper.close()
         self._runner.close()
+        self._held.close()
 
     def _on_gpu(self, device: DeviceId) -> Holding:
         sample = self._keeper.record.last_sample
@@ -173,7 +191,7 @@ class LocalLoader:
         """Plan from the header alone, and return what is charged to each device."""
         described = self._model(model)
         machine = _with_room(self._machine(Path(model.path)), room)
-        plan = plan_placement(described, machine, self._strategy(described, wishes))
+        plan = plan_placement(described, machine, self._strategy(model, described, wishes))
         return {device: plan.ledger.total_bytes(device) for device in (*plan.devices, HOST)}
 
     def load(
@@ -182,6 +200,8 @@ class LocalLoader:
         """Load in a fresh process."""
         described = self._model(model)
         machine = _with_room(self._machine(Path(model.path)), room)
+        held = ExitStack()
+        held.enter_context(model_in_use(models_folder(), lambda: _file_of(model)))
         runner = Runner(log_folder=log_folder(), engine=self._settings.engine)
         runner.start()
         try:
@@ -190,7 +210,7 @@ class LocalLoader:
             )
             loaded = load_as_planned(
                 runner,
-                self._strategy(described, wishes),
+                self._strategy(model, described, wishes),
                 deciding=deciding,
                 voice=_voice(machine),
             )
@@ -201,9 +221,16 @@ class LocalLoader:
             keeper.start()
         except BaseException:
             runner.close(at_once=True)
+            held.close()
             raise
         return LocalModel(
-            runner, loaded, mode=mode, keeper=keeper, streams=loaded.streaming is not None
+            runner,
+            loaded,
+            mode=mode,
+            keeper=keeper,
+            streams=loaded.streaming is not None,
+            carried=carried_by(_profile_of(model)),
+            held=held,
         )
 
     def _model(self, model: ServedModel) -> Model:
@@ -219,13 +246,18 @@ class LocalLoader:
         machine = look_with_workers(workers, model_path=path)
         return replace(machine, gpus=()) if self._is_plain else machine
 
-    def _strategy(self, model: Model, wishes: LoadWishes) -> Strategy:
-        """Return the server's strategy with a request's wishes.
+    def _strategy(self, served: ServedModel, model: Model, wishes: LoadWishes) -> Strategy:
+        """Return the server's strategy with what the model asks for, and a request's wishes.
 
         Without a wish the context is that of `run`, but never grows into free memory, which the
         next model will need.
         """
-        strategy = self._settings.settings.settings.strategy
+        settings = self._settings.settings
+        profile = _profile_of(served)
+        if profile is not None and profile.settings:
+            asked = ModelSettings(origin=f"model {profile.name}", values=profile.settings)
+            settings = with_model(settings, asked)
+        strategy = settings.settings.strategy
         context_tokens = wishes.context_tokens
         if context_tokens is not None:
             context_tokens = min(context_tokens, model.train_context_tokens)
@@ -241,6 +273,21 @@ class LocalLoader:
             tiers = tuple(tier for tier in strategy.hierarchy if tier is not Tier.VRAM)
             strategy = replace(strategy, hierarchy=tiers)
         return replace(strategy, extra_buffers=Toggle.OFF) if self._is_plain else strategy
+
+
+def _profile_of(model: ServedModel) -> ModelProfile | None:
+    """Return what a model carries; None for one that is a file, or is gone."""
+    try:
+        found = find_model(model.name)
+    except (UsageError, ModelNotFound):
+        return None
+    return profile_of(found) if found is not None and found.manifest is not None else None
+
+
+def _file_of(model: ServedModel) -> Path | None:
+    """Return the file of a model while it is there."""
+    path = Path(model.path)
+    return path if path.is_file() else None
 
 
 def _with_room(machine: Machine, room: Mapping[DeviceId, int]) -> Machine:

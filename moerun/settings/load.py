@@ -97,6 +97,24 @@ def load_settings(
     return loaded
 
 
+def with_model(loaded: LoadedSettings, model: ModelSettings) -> LoadedSettings:
+    """Return settings that were loaded before the model was known, with what it asks for.
+
+    Variables and flags still win, and a ConfigError names key and origin as when loading.
+    """
+    settings, origins = loaded.settings, dict(loaded.origins)
+    for assignment in _of_model(model, Path.cwd()):
+        name = assignment.key.name
+        if origins[name] in (assignment.key.variable, assignment.key.flag):
+            continue
+        settings = assignment.key.apply(settings, _parse(assignment))
+        origins[name] = assignment.origin
+    settings = _with_smaller_ubatch(settings, origins)
+    changed = replace(loaded, settings=settings, origins=tuple(origins.items()))
+    _check_together(changed)
+    return changed
+
+
 def read_settings_file(path: Path) -> Settings:
     """Return the defaults with what one file sets."""
     settings = Settings()

@@ -5,7 +5,7 @@ Does not know: where parameters are kept, or how an answer is made.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from moerun.engine.interface import GenerationRequest, Message, Sampling
@@ -29,29 +29,57 @@ class Carried:
 
     def request(self, system: str | None, turns: Sequence[Message]) -> GenerationRequest:
         """Return the request for the next answer, with the messages that the model carries."""
-        head = (Message(role="system", content=system),) if system else ()
-        messages = (*head, *self.messages, *turns)
         request = GenerationRequest(
             sampling=self.sampling,
             maximum_tokens=self.maximum_tokens,
             keep_tokens=self.keep_tokens,
             stop=self.stop,
         )
-        if self.template is None:
+        return self._asking(request, system, turns)
+
+    def applied_to(self, request: GenerationRequest) -> GenerationRequest:
+        """Return a request of somebody else with what it leaves open; its own system message wins.
+
+        A raw prompt stays as it is. A template takes no tools and no thinking marks, so a request
+        with tools goes the way of the GGUF's own.
+        """
+        if request.maximum_tokens is None:
+            request = replace(request, maximum_tokens=self.maximum_tokens)
+        if request.keep_tokens is None:
+            request = replace(request, keep_tokens=self.keep_tokens)
+        request = replace(
+            request,
+            sampling=_with_defaults(request.sampling, asdict(self.sampling)),
+            stop=request.stop or self.stop,
+        )
+        if not request.messages:
+            return request
+        system, turns = self.system, request.messages
+        if turns[0].role == "system":
+            system, turns = turns[0].content, turns[1:]
+        return self._asking(request, system, turns)
+
+    def _asking(
+        self, request: GenerationRequest, system: str | None, turns: Sequence[Message]
+    ) -> GenerationRequest:
+        head = (Message(role="system", content=system),) if system else ()
+        messages = (*head, *self.messages, *turns)
+        if self.template is None or request.tools:
             return replace(request, messages=messages)
         said = [(message.role, message.content) for message in messages]
-        return replace(request, prompt=self.template.render(said))
+        return replace(request, messages=(), prompt=self.template.render(said))
 
 
 def carried_by(
     profile: "ModelProfile | None",
     *,
-    sampling: Sampling,
-    maximum_tokens: int | None,
-    is_limit_given: bool,
-    system: str | None,
+    sampling: Sampling | None = None,
+    maximum_tokens: int | None = None,
+    is_limit_given: bool = False,
+    system: str | None = None,
 ) -> Carried:
     """Return what was typed, with what the model carries where nothing was typed."""
+    sampling = sampling or Sampling()
     if profile is None:
         return Carried(sampling=sampling, maximum_tokens=maximum_tokens, system=system)
     from moerun.store.parameters import Target
@@ -73,7 +101,8 @@ def carried_by(
 def _with_defaults(sampling: Sampling, of_model: dict[str, Any]) -> Sampling:
     """Return the sampling with the model's values in the fields that nobody typed."""
     absent = {one.name for one in fields(sampling) if getattr(sampling, one.name) is None}
-    return replace(sampling, **{name: of_model[name] for name in absent & of_model.keys()})
+    known = {name for name, value in of_model.items() if value is not None}
+    return replace(sampling, **{name: of_model[name] for name in absent & known})
 
 
 def _limit(maximum_tokens: int | None) -> int | None:
