@@ -335,6 +335,22 @@ def test_a_registry_goes_into_the_own_store(registry: OllamaRegistry, tmp_path: 
     assert len([name for name in names if not name.startswith(".locks")]) == 4
 
 
+def test_a_tag_that_means_another_model_now_leaves_the_blobs_of_the_old(
+    registry: OllamaRegistry, tmp_path: Path
+):
+    store, reference = tmp_path / "store", a_registry_name(registry)
+    config, kept = tmp_path / "config", tmp_path / "license"
+    config.write_text("{}")
+    kept.write_text("free")
+    old, new = a_model_file(tmp_path, name="old"), a_model_file(tmp_path, name="new")
+    new.write_bytes(new.read_bytes() + bytes(7))
+    for model in (old, new):
+        registry.publish("library/m:latest", {"model": model, "license": kept}, config)
+        pull(reference, Listener(), store=store, patience=PATIENCE)
+    named = {f"sha256-{sha256_of(path)}" for path in (new, config, kept)}
+    assert {path.name for path in (store / "blobs").iterdir()} == named
+
+
 class Remover(Listener):
     """Takes the first file away when the second has come, as a removal beside a pull may."""
 

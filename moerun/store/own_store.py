@@ -22,7 +22,7 @@ from moerun.places import models_folder, write_whole
 from moerun.store.file_lock import locked
 from moerun.store.locks import FOLDER as LOCKS
 from moerun.store.locks import blob_alone, store_locked
-from moerun.store.manifests import LayerKind, StoredBlob, StoredManifest
+from moerun.store.manifests import LayerKind, StoredBlob, StoredManifest, parse_manifest
 from moerun.store.ollama_layout import (
     OllamaLayout,
     StoredModel,
@@ -110,6 +110,14 @@ class OwnStore:
                 break
             restore()
         raise ModelError(f"{reference} was not stored, since some of its files are gone; try again")
+
+    def remove_replaced(self, previous: bytes) -> None:
+        """Remove what only a manifest named that was written over; the caller holds the lock."""
+        try:
+            manifest = parse_manifest(previous)
+        except ModelError:
+            return  # it named nothing that could be found
+        self._remove_unnamed(manifest)
 
     def copy(self, source: StoredModel, target: OllamaReference) -> None:
         """Give a model of this store a second name, which shares its blobs."""

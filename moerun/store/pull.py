@@ -30,6 +30,7 @@ from moerun.store.http_client import Credentials
 from moerun.store.http_connection import Patience
 from moerun.store.hub_settings import HubSettings, read_hub_settings
 from moerun.store.huggingface import choose_files, list_repository
+from moerun.store.own_store import OwnStore
 from moerun.store.references import (
     HuggingFaceReference,
     OllamaReference,
@@ -285,9 +286,20 @@ def _make_visible(order: PullOrder) -> bool:
             if step.shown_at is not None:
                 _show(step.blob, step.shown_at)
         order.record.parent.mkdir(parents=True, exist_ok=True)
+        previous = _previous_manifest(order)
         write_whole(order.record, order.content)
         order.record.chmod(0o644)
+        if previous is not None:
+            OwnStore(order.folder).remove_replaced(previous)
     return True
+
+
+def _previous_manifest(order: PullOrder) -> bytes | None:
+    """Return what the name meant in a registry's store, None when nothing, or the same."""
+    if order.guard is None or not order.record.is_file():
+        return None
+    previous = order.record.read_bytes()
+    return previous if previous != order.content else None
 
 
 def _carry_out_step(

@@ -3,7 +3,7 @@
 Beliefs: `GET /v2/NAMESPACE/MODEL/manifests/TAG` answers a docker manifest whose layers are of the
 types `application/vnd.ollama.image.*`; a blob is `/v2/NAMESPACE/MODEL/blobs/sha256:HEX` and may
 lead to another host - server/download.go and server/images.go of ollama 0.12 - checked by
-tests/test_registry.py against a server that does the same.
+tests/test_pull.py against a server that does the same.
 
 Knows: manifests, the types of layers, how a registry asks for a token.
 Does not know: how files are fetched, or where they go.
