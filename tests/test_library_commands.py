@@ -145,6 +145,9 @@ def test_what_a_model_asks_for_is_a_layer_of_the_settings(here, capsys, weights,
     assert loaded.settings.strategy.ram_limit.limit_bytes == 24 << 30
     assert loaded.settings.strategy.context_tokens == 512
     assert loaded.origin("memory_strategy.ram_limit") == "model mine:latest"
+    shown = json.loads(run(capsys, "config", "--model", "mine", "--json").out)["settings"]
+    assert shown["memory_strategy.ram_limit"] == {"value": "24G", "origin": "model mine:latest"}
+    assert "did you mean" in run(capsys, "config", "--model", "min:latest", code=3).err
     monkeypatch.setenv("MOERUN_RAM_LIMIT", "2G")
     loaded = read_settings(flags, profile_of_name("mine"))
     assert loaded.origin("memory_strategy.ram_limit") == "MOERUN_RAM_LIMIT"
@@ -236,3 +239,48 @@ def test_a_server_asks_the_model_after_its_own_settings_were_read(here, capsys, 
     foreign = ModelSettings(origin="model x", values=(("workers", "h:1"),))
     with pytest.raises(ConfigError, match="a model may not set 'workers'"):
         with_model(load_settings(), foreign)
+
+
+def test_the_modelfile_that_show_prints_makes_the_same_model(here, capsys, weights):
+    create(here, capsys, MODELFILE.format(path=weights))
+    for name in ("mine", "demo"):  # the demo has a template in Jinja, which no Modelfile takes
+        text = run(capsys, "show", name, "--modelfile").out
+        create(here, capsys, text, name=f"{name}-again")
+        parts = [run(capsys, "show", each, "--parameters").out for each in (name, f"{name}-again")]
+        assert parts[0] == parts[1]
+
+
+@pytest.mark.parametrize("verb", [("create", "new"), ("cp", "demo", "new"), ("rm", "mine")])
+def test_a_store_that_cannot_be_changed_is_told(here, capsys, monkeypatch, verb):
+    (here / "Modelfile").write_text("FROM demo")
+    in_the_way = here / "file"
+    in_the_way.write_text("no folder")
+    monkeypatch.setenv("MOERUN_MODELS", str(in_the_way))
+    said = run(capsys, *verb, code=3).err
+    assert f"the store {in_the_way} cannot be changed: " in said
+    assert "MOERUN_MODELS" in said
+
+
+def test_a_modelfile_without_end_is_not_read_to_it(here, capsys):
+    said = run(capsys, "create", "new", "-f", "/dev/zero", code=2).err
+    assert "/dev/zero has more than 4,194,304 bytes, so it is no Modelfile" in said
+
+
+def test_nobody_is_told_to_pull_a_path(here, capsys):
+    said = create(here, capsys, "FROM ./nowhere.gguf", code=3).err
+    assert "moerun pull" not in said
+    assert "folder of the Modelfile" in said
+
+
+def test_a_proxy_whose_address_is_none_is_told(capsys, monkeypatch):
+    from moerun.store import http_connection
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@host:port")
+    monkeypatch.delenv("https_proxy", raising=False)
+    http_connection._proxies.cache_clear()
+    try:
+        said = run(capsys, "pull", "qwen3:30b", code=2).err
+    finally:
+        http_connection._proxies.cache_clear()
+    assert "HTTPS_PROXY does not hold the address of a proxy" in said
+    assert "secret" not in said

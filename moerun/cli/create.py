@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 VARIABLES = {"MOERUN_MODELS": "folder of your own models"}
 _DEFAULT_FILE = "Modelfile"
+_LARGEST_FILE_BYTES = 4 << 20  # licenses and examples are texts, weights are elsewhere
 
 
 def create(
@@ -86,17 +87,33 @@ def _read(file: str) -> tuple[str, Path]:
     from moerun.errors import UsageError
 
     if file == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "replace"), Path.cwd()
+        return _text(sys.stdin.buffer.read(_LARGEST_FILE_BYTES + 1), "what is piped"), Path.cwd()
     path = Path(file).expanduser()
     try:
-        return path.read_text(encoding="utf-8"), path.absolute().parent
+        with path.open("rb") as stream:
+            raw = stream.read(_LARGEST_FILE_BYTES + 1)
+        return _text(raw, file), path.absolute().parent
     except FileNotFoundError as error:
         raise UsageError(
             f"there is no file {file}", hint="name a Modelfile with -f, or pipe one in with -f -"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UsageError(f"{file} cannot be read: {reason}") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _text(raw: bytes, name: str) -> str:
+    """Return the text of a Modelfile; one without end (/dev/zero, a pipe) is not read to it."""
+    from moerun.errors import UsageError
+
+    if len(raw) > _LARGEST_FILE_BYTES:
+        raise UsageError(
+            f"{name} has more than {_LARGEST_FILE_BYTES:,} bytes, so it is no Modelfile",
+            hint="the weights are named by FROM; -f takes the text alone",
+        )
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name} cannot be read: it is not UTF-8") from error
 
 
 def _check_template(modelfile: "Modelfile", file: str) -> None:

@@ -25,9 +25,11 @@ def remove(
     from moerun.report.plain import printable
     from moerun.store.own_store import OwnStore
     from moerun.store.removal import reference_to_remove
+    from moerun.store.write_faults import told_as_refusals
 
     store = OwnStore(models_folder())
     for name in models:
-        removed = store.remove(reference_to_remove(name, store))
+        with told_as_refusals(store.root):
+            removed = store.remove(reference_to_remove(name, store))
         freed = f", {short_size(removed.freed_bytes)} freed" if removed.freed_bytes else ""
         typer.echo(f"deleted '{printable(removed.name)}'{freed}")

@@ -105,9 +105,12 @@ def show_document(shown: ShownModel, *, is_verbose: bool) -> dict[str, Any]:
 
 
 def modelfile_text(shown: ShownModel, *, messages: Sequence[tuple[str, str]]) -> str:
-    """Return a Modelfile that would make the same model."""
+    """Return a Modelfile that would make the same model.
+
+    A template in Jinja is the GGUF's own, which FROM brings along; TEMPLATE takes Go's alone.
+    """
     lines = [f"# Modelfile of {printable(shown.name)}", f"FROM {shown.path or shown.name}"]
-    if shown.template is not None:
+    if shown.template is not None and "{%" not in shown.template:
         lines.append(f'TEMPLATE """{shown.template}"""')
     if shown.system is not None:
         lines.append(f'SYSTEM """{shown.system}"""')

@@ -27,7 +27,8 @@ from moerun.store.names import parts_of
 from moerun.store.ollama_layout import OllamaLayout
 from moerun.store.own_store import OwnStore, Progress, own_reference
 from moerun.store.profile import MAKER, ModelProfile, profile_of
-from moerun.store.references import OllamaReference
+from moerun.store.references import OllamaReference, is_path
+from moerun.store.write_faults import told_as_refusals
 
 _TAKEN_OVER: Final = (LayerKind.MODEL, LayerKind.PROJECTOR)
 
@@ -41,7 +42,9 @@ def copy_model(source: str, target: str) -> OllamaReference:
     reference = own_reference(target)
     model = require_model(source)
     if model.source is Source.MOERUN and model.manifest is not None:
-        OwnStore().write(reference, model.manifest)
+        store = OwnStore()
+        with told_as_refusals(store.root):
+            store.write(reference, model.manifest)
         return reference
     create_model(reference, Modelfile(source=source), folder=Path.cwd())
     return reference
@@ -69,7 +72,8 @@ def create_model(
         made.append(compose_manifest(config, (*weights, *texts)))
         return made[-1]
 
-    store.write(reference, make(), restore=make)
+    with told_as_refusals(store.root):
+        store.write(reference, make(), restore=make)
     return made[-1]
 
 
@@ -95,7 +99,9 @@ def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
     if found is None:
         raise ModelNotFound(
             f"FROM {name}: no model of that name is on this machine.",
-            hint=f"`moerun pull {name}` downloads one that a host has",
+            hint=f"`moerun pull {name}` downloads one that a host has"
+            if not is_path(name)
+            else "a path starts at the folder of the Modelfile",
         )
     return found
 

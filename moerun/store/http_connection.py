@@ -15,7 +15,7 @@ from functools import cache
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
-from moerun.errors import Unreachable
+from moerun.errors import Unreachable, UsageError
 
 PORTS: Final = {"http": 80, "https": 443}
 
@@ -152,7 +152,17 @@ def proxy_for(parts: SplitResult) -> SplitResult | None:
     url = _proxies().get(parts.scheme)
     if not url or proxy_bypass(parts.hostname or ""):
         return None
-    return urlsplit(url if "://" in url else f"http://{url}")
+    proxy = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        is_usable = bool(proxy.hostname) and proxy.port != 0
+    except ValueError:  # of a port that is none
+        is_usable = False
+    if not is_usable:
+        raise UsageError(
+            f"{parts.scheme.upper()}_PROXY does not hold the address of a proxy",
+            hint="write http://host:port",  # its value may hold a password, so it is not shown
+        )
+    return proxy
 
 
 @cache
