@@ -1,5 +1,6 @@
 """Which models of all stores a name means; stores of other programs are read, never written."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from moerun.errors import ModelError, ModelNotFound, UsageError
 from moerun.store.installed import Source
 from moerun.store.library import find_model, installed_models, require_model
-from moerun.store.ollama_store import ollama_folders
+from moerun.store.ollama_store import closed_folders, ollama_folders
 from moerun.store.own_store import OwnStore
 from moerun.store.references import OllamaReference
 from moerun.store.removal import reference_to_remove
@@ -166,6 +167,17 @@ def test_links_that_lead_out_of_a_store_are_no_models(home):
 def test_ollamas_folder_may_be_named(tmp_path):
     folders = ollama_folders({"HOME": "/home/me", "OLLAMA_MODELS": "/data/models"})
     assert folders[:2] == (Path("/data/models"), Path("/home/me/.ollama/models"))
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root sees all")
+def test_a_store_that_is_closed_is_stepped_over_and_named(home):
+    folder = home / ".ollama/models/manifests"
+    folder.chmod(0)
+    try:
+        assert found("qwen3:30b", home) is None
+        assert closed_folders(environment(home)) == (home / ".ollama/models",)
+    finally:
+        folder.chmod(0o755)
 
 
 def test_only_the_own_store_is_removed_from(home, monkeypatch):

@@ -21,19 +21,23 @@ def config(
         str | None,
         typer.Option("--get", metavar="KEY", help="Print the value of one setting alone."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="With what this model asks for, too."),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document with values and origins.")
     ] = False,
 ) -> None:
     """Show every setting with its origin.
 
-    Settings come from the defaults, config.yaml in the settings folder, ./moerun.yaml, MOERUN_*
-    variables and flags; later ones win.
+    Settings come from the defaults, config.yaml in the settings folder, ./moerun.yaml, the model
+    that is used, MOERUN_* variables and flags; later ones win.
     """
     from moerun.report.config_view import config_lines, value_text
-    from moerun.settings.load import later_notice, load_settings
+    from moerun.settings.load import later_notice
 
-    loaded = load_settings()
+    loaded = _load(model)
     rows = _rows(loaded, _wanted_key(get) if get is not None else None)
     if as_json:
         _print_json(rows, is_one=get is not None)
@@ -47,6 +51,20 @@ def config(
     notice = later_notice(loaded.settings)
     if notice is not None and get is None:
         _tell(f"Note: {notice}")
+
+
+def _load(model: str | None) -> "LoadedSettings":
+    """Return the settings of all layers, with that of a model when one is named."""
+    if model is None:
+        from moerun.settings.load import load_settings
+
+        return load_settings()
+    from moerun.cli.options import PlacementFlags
+    from moerun.cli.planning_steps import profile_of_name, read_settings
+    from moerun.store.library import require_model
+
+    require_model(model)
+    return read_settings(PlacementFlags(), profile_of_name(model))
 
 
 def _wanted_key(name: str) -> "Key":

@@ -36,6 +36,7 @@ def list_models(
     from moerun.report.list_view import list_document, list_lines
     from moerun.store.header_facts import HeaderBook
     from moerun.store.library import installed_models
+    from moerun.store.ollama_store import closed_folders
 
     models = installed_models()
     book = HeaderBook()
@@ -54,6 +55,8 @@ def list_models(
         return
     for line in list_lines(rows):
         typer.echo(line)
+    for folder in closed_folders():
+        typer.echo(f"Note: {folder} is closed to this user; its models are not listed", err=True)
 
 
 def _row(

@@ -12,7 +12,7 @@ from typing import Final
 from moerun.errors import ModelError
 from moerun.places import models_folder
 from moerun.store.installed import InstalledModel, Source
-from moerun.store.ollama_layout import OllamaLayout, StoredModel
+from moerun.store.ollama_layout import MANIFESTS, OllamaLayout, StoredModel
 from moerun.store.references import OllamaReference
 
 # Of the service that ollama's installer sets up - docs/linux.md and docs/faq.md of ollama 0.12.
@@ -27,6 +27,18 @@ def ollama_folders(environment: Mapping[str, str] | None = None) -> tuple[Path, 
     folders += [Path(home) / ".ollama" / "models"] if home else []
     folders += [_SERVICE_FOLDER]
     return tuple(dict.fromkeys(folder.expanduser().absolute() for folder in folders))
+
+
+def closed_folders(environment: Mapping[str, str] | None = None) -> tuple[Path, ...]:
+    """Return the folders of stores that are there and that this user may not look into."""
+    closed = []
+    for _, root in stores(environment):
+        try:
+            if (root / MANIFESTS).is_dir() and not os.access(root / MANIFESTS, os.R_OK | os.X_OK):
+                closed.append(root)
+        except PermissionError:
+            closed.append(root)
+    return tuple(closed)
 
 
 def stores(environment: Mapping[str, str] | None = None) -> tuple[tuple[Source, Path], ...]:

@@ -136,7 +136,7 @@ class OwnStore:
                     if not stack.enter_context(blob_alone(self.root, blob.file_name)):
                         raise ModelError(
                             f"{found.reference} is in use; end the process that runs it first",
-                            hint="`moerun stat` shows running models",
+                            hint="`moerun stat` shows it; `moerun stop` ends that of a server",
                         )
                 found.manifest_path.unlink(missing_ok=True)
                 self._remove_parts(found.manifest, orphans)
