@@ -284,3 +284,23 @@ def test_a_proxy_whose_address_is_none_is_told(capsys, monkeypatch):
         http_connection._proxies.cache_clear()
     assert "HTTPS_PROXY does not hold the address of a proxy" in said
     assert "secret" not in said
+
+
+def test_a_broken_manifest_is_told_by_its_name(here, capsys, weights, tmp_path):
+    create(here, capsys, MODELFILE.format(path=weights))
+    found = [path for path in tmp_path.rglob("manifests/**/mine/latest") if path.is_file()]
+    found[0].write_text("[]")
+    said = run(capsys, "show", "mine", code=3).err
+    assert "mine:latest: the manifest is not one of schema 2" in said
+    assert str(found[0]) in said
+
+
+def test_an_entry_that_is_not_installed_is_not_removed(here, capsys):
+    said = run(capsys, "rm", "qwen3-30b-a3b", code=2).err
+    assert (
+        "'qwen3-30b-a3b' is an entry of the catalogue, and no model of moerun's own store" in said
+    )
+
+
+def test_no_host_is_asked_for_what_comes_with_moerun(here, capsys):
+    assert "demo comes with moerun" in run(capsys, "pull", "demo", code=2).err

@@ -153,10 +153,14 @@ class OllamaLayout:
         status = path.stat(follow_symlinks=False)
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_MANIFEST_BYTES:
             raise ModelError(f"{path} is no manifest")
+        try:
+            manifest = parse_manifest(path.read_bytes())
+        except ModelError as error:
+            raise ModelError(f"{reference}: {error.message}", hint=f"it is {path}") from error
         return StoredModel(
             reference=reference,
             manifest_path=path,
-            manifest=parse_manifest(path.read_bytes()),
+            manifest=manifest,
             modified_at_s=status.st_mtime,
         )
 

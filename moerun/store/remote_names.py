@@ -8,6 +8,7 @@ from typing import assert_never
 
 from moerun.errors import ModelNotFound, UsageError
 from moerun.model.catalog import catalog_entry, catalog_names
+from moerun.store.names import DEMO
 from moerun.store.references import (
     CatalogReference,
     HuggingFaceReference,
@@ -23,6 +24,11 @@ RemoteReference = HuggingFaceReference | OllamaReference
 def remote_reference(name: str) -> RemoteReference:
     """Return what is asked of which host for a name; UsageError and ModelNotFound for none."""
     reference = parse_reference(name, catalog_names=catalog_names())
+    if isinstance(reference, ShortName) and name == DEMO:
+        raise UsageError(
+            f"{name} comes with moerun, so there is nothing to download",
+            hint=f"`moerun run {name}` starts it",
+        )
     match reference:
         case HuggingFaceReference() | OllamaReference():
             return reference

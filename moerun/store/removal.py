@@ -34,10 +34,9 @@ def reference_to_remove(name: str, store: OwnStore) -> OllamaReference:
             return reference  # the store says that it has none
         if found is not None and found.reference is not None:
             return found.reference
-        kind = "catalogue" if isinstance(reference, CatalogReference) else "name"
+        kind = "an entry of the catalogue, and " if isinstance(reference, CatalogReference) else ""
         raise UsageError(
-            f"'{name[:80]}' ({kind}) is no model of moerun's own store, and nothing else is "
-            "removed.",
+            f"'{name[:80]}' is {kind}no model of moerun's own store, and nothing else is removed.",
             hint="`moerun list` shows models with their SOURCE",
         )
     raise UsageError(
