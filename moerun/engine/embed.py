@@ -40,7 +40,7 @@ def embed(
     with _embeddings_on(loaded):
         vectors = [_vector(loaded, tokens, width) for tokens in prompts]
     return EmbeddingResult(
-        vectors=tuple(_unit(vector[: request.dimensions]) for vector in vectors),
+        vectors=tuple(_finished(vector[: request.dimensions], request) for vector in vectors),
         prompt_tokens=sum(len(tokens) for tokens in prompts),
         total_s=time.monotonic() - started_s,
     )
@@ -112,8 +112,9 @@ def _run(loaded: LoadedModel, run: Any, batch: Any) -> int:
     return status
 
 
-def _unit(vector: Vector) -> tuple[float, ...]:
+def _finished(vector: Vector, request: EmbeddingRequest) -> tuple[float, ...]:
     length = float(numpy.linalg.norm(vector))
     if not numpy.isfinite(length) or length == 0:
         raise EngineRefused("The model's vector has no length.")
-    return tuple(float(value) for value in vector / length)
+    scaled = vector / length if request.normalises else vector
+    return tuple(float(value) for value in scaled)

@@ -222,17 +222,19 @@ class GenerationResult:
 class EmbeddingRequest:
     """Texts to turn into vectors. A text that is too long is cut when `truncates`, else refused.
 
-    `dimensions` cuts the vectors, which are then of length one again.
+    `dimensions` cuts the vectors, which are then of length one again; without `normalises` they
+    are as long as the model made them.
     """
 
     texts: tuple[str, ...]
     truncates: bool = True
     dimensions: int | None = None
+    normalises: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingResult:
-    """One vector of length one for each text, in their order."""
+    """One vector for each text, in their order."""
 
     vectors: tuple[tuple[float, ...], ...]
     prompt_tokens: int

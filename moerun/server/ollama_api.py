@@ -99,7 +99,7 @@ class OllamaApi:
         return Reply(content=reply)
 
     async def embeddings(self, call: Call) -> Reply:
-        """Turn one text into a vector, in the older form."""
+        """Turn one text into a vector, in the older form: as long as the model makes it."""
         body = call.fields
         model = self._backend.shelf.find(body.needed_text("model"))
         wishes = ollama_requests.read_wishes(ollama_requests.read_options(body))
@@ -108,7 +108,7 @@ class OllamaApi:
         if not prompt:
             await self._backend.load(model, wishes, keep_alive_s)
             return Reply(content={"embedding": []})
-        request = EmbeddingRequest(texts=(prompt,))
+        request = EmbeddingRequest(texts=(prompt,), normalises=False)
         result, _ = await self._backend.embed(model, request, wishes, keep_alive_s)
         return Reply(content={"embedding": list(result.vectors[0])})
 

@@ -32,6 +32,14 @@ def test_vectors_are_of_length_one_and_tell_texts_apart(session):
     assert result.prompt_tokens == sum(len(session.tokenize(text)) for text in texts)
 
 
+def test_vectors_keep_their_length_when_asked(session):
+    (unit,) = session.embed(EmbeddingRequest(texts=("a cat sat",))).vectors
+    (raw,) = session.embed(EmbeddingRequest(texts=("a cat sat",), normalises=False)).vectors
+    length = math.sqrt(sum(x * x for x in raw))
+    assert not math.isclose(length, 1.0, rel_tol=1e-2)
+    assert [x / length for x in raw] == pytest.approx(list(unit), rel=1e-4, abs=1e-7)
+
+
 def test_answers_are_as_before(session):
     before = answer(session, ASK)[0]
     session.embed(EmbeddingRequest(texts=("something else",)))

@@ -125,7 +125,8 @@ class FakeRunner:
         return a_result(words, StopReason.END)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
-        vectors = tuple((float(len(text)), 0.5) for text in request.texts)
+        last = 0.5 if request.normalises else 0.25
+        vectors = tuple((float(len(text)), last) for text in request.texts)
         return EmbeddingResult(vectors=vectors, prompt_tokens=3, total_s=0.25)
 
     def cancel(self, number: int) -> None:
