@@ -82,6 +82,15 @@ def buffer_type_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, Devi
     }
 
 
+def logged_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]:
+    """Return the name by which this process's log calls each device: workers' are counted on."""
+    opened = abi.open_engine()
+    return {
+        _text(opened.device_name(pointer)): reference.id
+        for reference, pointer in zip(references, device_pointers(references), strict=True)
+    }
+
+
 def processor_buffer_type() -> int:
     """Return the pointer of the plain buffer type of the processor."""
     opened = abi.open_engine()

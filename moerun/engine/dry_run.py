@@ -49,8 +49,12 @@ def measure_unaided(args: EngineArgs) -> Measurements:
     loaded = load_without_memory(args)
     try:
         lines = log.since(mark)
+        device_names = devices.logged_names(args.devices)
         reports = read_dry_run_log(
-            lines, args, buffer_types=devices.buffer_type_names(args.devices)
+            lines,
+            args,
+            buffer_types=devices.buffer_type_names(args.devices),
+            device_names=device_names,
         )
         context_tokens = loaded.context_tokens
     finally:
@@ -59,7 +63,7 @@ def measure_unaided(args: EngineArgs) -> Measurements:
         context_tokens=context_tokens,
         ubatch_tokens=args.ubatch_tokens,
         buffers=as_measured(reports),
-        gpu_layers=read_gpu_layers(lines, args),
+        gpu_layers=read_gpu_layers(lines, args, device_names=device_names),
         engine_version=abi.installed_version() or "",
     )
 

@@ -136,16 +136,17 @@ def read_dry_run_log(
     args: EngineArgs,
     *,
     buffer_types: Mapping[str, DeviceId] | None = None,
+    device_names: Mapping[str, DeviceId] | None = None,
 ) -> tuple[BufferReport, ...]:
     """Return the buffers but the model's that a load would allocate, from a `no_alloc` log.
 
     There the KV caches are not allocated and only their totals are logged, beside the device of
     each layer; a total is shared out over its layers evenly, which is exact unless layers of
-    different widths lie on several devices.
+    different widths lie on several devices. `device_names` are those of the log.
     """
     lines = tuple(lines)
     others = (r for r in read_load_log(lines, args, buffer_types=buffer_types) if r.kind != MODEL)
-    by_name = {reference.engine_name: reference.id for reference in args.devices}
+    by_name = _named(args) if device_names is None else device_names
     reports = [report for report in others if report.kind != KV]
     layers: Counter[str] = Counter()
     for line in lines:
@@ -167,7 +168,12 @@ def read_dry_run_log(
     return tuple(report for report in reports if report.size_bytes)
 
 
-def read_gpu_layers(lines: Iterable[str], args: EngineArgs) -> tuple[tuple[DeviceId, int], ...]:
+def read_gpu_layers(
+    lines: Iterable[str],
+    args: EngineArgs,
+    *,
+    device_names: Mapping[str, DeviceId] | None = None,
+) -> tuple[tuple[DeviceId, int], ...]:
     """Return how many layers have their dense part on each device of the arguments.
 
     The last number that the engine assigns is the output's, not a layer's.
@@ -176,11 +182,12 @@ def read_gpu_layers(lines: Iterable[str], args: EngineArgs) -> tuple[tuple[Devic
         int(match["layer"]): match["device"] for line in lines if (match := _LAYER.match(line))
     }
     counts = Counter(name for layer, name in names.items() if layer != max(names))
-    return tuple(
-        (reference.id, counts[reference.engine_name])
-        for reference in args.devices
-        if counts[reference.engine_name]
-    )
+    by_name = _named(args) if device_names is None else device_names
+    return tuple((device, counts[name]) for name, device in by_name.items() if counts[name])
+
+
+def _named(args: EngineArgs) -> dict[str, DeviceId]:
+    return {reference.engine_name: reference.id for reference in args.devices}
 
 
 def read_notes(lines: Iterable[str]) -> tuple[str, ...]:
