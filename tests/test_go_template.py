@@ -95,3 +95,9 @@ def test_comments_say_nothing():
 def test_what_is_not_understood_is_refused(text, message):
     with pytest.raises(UsageError, match=message):
         parse_template(text)
+
+
+@pytest.mark.parametrize("text", ["{{ .Prompt", "{{ .Prompt }} and {{ .System"])
+def test_an_action_without_an_end_is_told(text):
+    with pytest.raises(UsageError, match="has no }}"):
+        parse_template(text)

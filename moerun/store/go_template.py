@@ -105,6 +105,8 @@ def parse_template(text: str) -> PromptTemplate:
             "uses without a TEMPLATE",
         )
     tokens = list(_tokens(text))
+    if any("{{" in said for said, words in tokens if not words):
+        raise UsageError("an action that begins with {{ has no }}")
     nodes, rest = _nodes(tokens, 0, depth=0, within_range=False)
     if rest != len(tokens):
         raise UsageError(f"'{tokens[rest][1][0]}' stands without its beginning")
