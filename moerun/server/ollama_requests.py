@@ -34,7 +34,7 @@ _MOST_MESSAGES: Final = 10_000
 _MOST_TOP_LOGPROBS: Final = 20
 _LARGEST_CONTEXT_TOKENS: Final = 1 << 27
 _LARGEST_SEED: Final = (1 << 31) - 1
-# Options of ollama that older clients send and ollama itself passes over.
+# Options that clients of ollama send and that have no effect here; the log says so.
 _OF_OLD: Final = frozenset(
     {"tfs_z", "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
      "numa", "main_gpu", "use_mmap", "num_keep", "draft_num_predict", "num_gqa",
@@ -78,11 +78,18 @@ def read_wishes(options: Fields) -> LoadWishes:
 
 
 def read_options(body: Fields) -> Fields:
-    """Return the object of options; unknown ones are told in the log alone, as ollama does."""
+    """Return the object of options.
+
+    Unknown ones, and known ones without effect here, are told in the log alone, as ollama does.
+    """
     options = body.child("options")
     unknown = sorted(set(options.values) - _KNOWN - _OF_OLD)
     if unknown:
         _LOG.warning("unknown options are passed over: %s", ", ".join(unknown)[:200])
+    if idle := sorted(set(options.values) & _OF_OLD):
+        _LOG.warning("options without effect here: %s", ", ".join(idle))
+    if (options.integer("num_gpu") or 0) > 0:
+        _LOG.warning("num_gpu is passed over unless it is 0: the plan places the layers")
     return options
 
 
