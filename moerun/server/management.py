@@ -1,4 +1,4 @@
-"""Ollama's endpoints that change what is installed: pull, delete, copy; and those that are not had.
+"""Ollama's endpoints that change what is installed: pull, create, delete, copy; push is refused.
 
 Knows: the lines of a pull's progress, and what belongs to moerun's own store.
 Does not know: hosts, layouts, or who may ask.
@@ -8,13 +8,16 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 from typing import Any, Final
 
 from moerun.server import ollama_shapes
 from moerun.server.backend import Backend
+from moerun.server.creating import read_modelfile
 from moerun.server.endpoints import Call, Reply, StreamReply
 from moerun.server.refusals import NOT_FOUND, NOT_IMPLEMENTED, Refused
 from moerun.server.shelf import checked_name
+from moerun.store.creation import create_model
 from moerun.store.own_store import OwnStore, own_reference
 from moerun.store.pull import PullWatcher, pull
 from moerun.store.remote_file import RemoteFile
@@ -62,13 +65,18 @@ class ManagementApi:
             status=NOT_IMPLEMENTED,
         )
 
-    async def create(self, call: Call) -> Reply:
-        """Refuse, and say what does it."""
-        raise Refused(
-            "models are not created over HTTP yet; put the GGUF file into the folder that "
-            "MOERUN_MODELS names, or pull it",
-            status=NOT_IMPLEMENTED,
+    async def create(self, call: Call) -> Reply | StreamReply:
+        """Make a model of one that is here; it is whole before the first line is sent."""
+        name = checked_name(call.fields.text("model") or call.fields.needed_text("name"))
+        reference = own_reference(name)
+        modelfile = read_modelfile(call.fields)
+        self._backend.shelf.find(modelfile.source)  # a name of this shelf, never a path
+        await asyncio.to_thread(
+            lambda: create_model(reference, modelfile, folder=Path.cwd(), store=self._own())
         )
+        if not call.fields.flag("stream", default=True):
+            return Reply(content=_SUCCESS)
+        return StreamReply(pieces=_created(), content_type=ollama_shapes.NDJSON)
 
     async def delete(self, call: Call) -> Reply:
         """Remove a model of moerun's own store, out of memory first."""
@@ -113,6 +121,11 @@ class ManagementApi:
         finally:
             watcher.is_gone.set()  # what arrived stays for the next pull
             work.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _created() -> AsyncGenerator[bytes, None]:
+    for line in ({"status": "writing manifest"}, _SUCCESS):
+        yield ollama_shapes.line(line)
 
 
 class _ClientLeft(Exception):

@@ -32,7 +32,7 @@ from moerun.server.runners import Holding, LoadWishes, ServedModel
 from moerun.server.scheduler import SchedulePolicy, Scheduler
 from moerun.server.security import Access, Guard
 from moerun.server.serving import make_server
-from moerun.server.shelf import checked_name, tagged
+from moerun.server.shelf import Shelf, checked_name, tagged
 from moerun.store.own_store import OwnStore
 
 MODELS = ("alpha", "beta", "gamma")
@@ -248,6 +248,7 @@ def serving(
     policy: SchedulePolicy | None = None,
     fetch: Fetch = fetch_by_name,
     store: OwnStore | None = None,
+    shelf: Shelf | None = None,
 ) -> Iterator[FakeServer]:
     """Serve fakes on a free port of the loopback, in a thread; all is over at the end."""
     loader = FakeLoader() if loader is None else loader
@@ -256,7 +257,7 @@ def serving(
 
         async def run() -> None:
             scheduler = Scheduler(loader, policy)
-            backend = Backend(shelf=FakeShelf(), scheduler=scheduler, facts=FakeFacts())
+            backend = Backend(shelf=shelf or FakeShelf(), scheduler=scheduler, facts=FakeFacts())
             management = ManagementApi(backend, store=store, fetch=fetch)
             server = make_server(Guard(make_app(backend, management), access or Access()))
             loops.append((asyncio.get_running_loop(), server))

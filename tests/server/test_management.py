@@ -82,8 +82,35 @@ def test_a_pull_ends_when_its_client_leaves():
         assert left.wait(10)
 
 
-def test_push_and_create_are_refused_in_a_sentence(client):
-    for ask in (lambda: client.push("mine"), lambda: client.create("x", from_="mine")):
+def test_a_model_is_made_of_one_that_is_here(tmp_path):
+    own = OwnStore(tmp_path / "store")
+    with (
+        serving(store=own, shelf=LocalShelf(tmp_path)) as server,
+        ollama.Client(host=server.url) as client,
+    ):
+        made = client.create(
+            "poet", from_="demo", system="Rhyme.", parameters={"temperature": 0.5, "stop": ["x"]}
+        )
+        assert made.status == "success"
+        lines = list(client.create("poet", from_="demo", system="Rhyme.", stream=True))
+        assert lines[-1].status == "success"
+        with pytest.raises(ollama.ResponseError, match="temperature"):
+            client.create("odd", from_="demo", parameters={"temperature": "hot"})
+        for source in ("/etc/passwd", "../x.gguf", "none"):
+            with pytest.raises(ollama.ResponseError):
+                client.create("odd", from_=source)
+    stored = own.layout.find(own_reference("poet"))
+    assert stored is not None
+    (system,) = stored.manifest.of_kind(LayerKind.SYSTEM)
+    assert own.layout.blob_path(system).read_text() == "Rhyme."
+    assert own.layout.find(own_reference("odd")) is None
+
+
+def test_what_is_not_had_is_refused_in_a_sentence(client):
+    for ask in (
+        lambda: client.push("mine"),
+        lambda: client.create("x", files={"m.gguf": "sha256:" + "0" * 64}),
+    ):
         with pytest.raises(ollama.ResponseError) as caught:
             ask()
         assert caught.value.status_code == 501
