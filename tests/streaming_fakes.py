@@ -8,6 +8,7 @@ import numpy as np
 from moerun.engine.interface import MappedFile, Routing
 from moerun.errors import MachineError, MoerunError
 from moerun.experts.book import CacheBook
+from moerun.experts.counters import SsdCacheUse
 from moerun.experts.interface import ExpertKey, Supplied
 from moerun.experts.layout import ExpertLayout, FileRange, StreamedTensor
 from moerun.experts.order import PolicyName, StreamingOrder
@@ -112,6 +113,9 @@ class Workshop:
 
     def reading(self) -> tuple[int, float]:
         return 300, 0.5
+
+    def copying(self) -> SsdCacheUse | None:
+        return None
 
     def close(self) -> None:
         self.closed += 1

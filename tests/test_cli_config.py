@@ -62,7 +62,6 @@ def test_json_is_one_document_even_with_warnings(folder: Path):
         "origin": "MOERUN_MAX_SWAP_SIZE",
     }
     assert "MOERUN_VRAM_LIMT is not a setting" in done.stderr
-    assert "max_swap_size has no effect yet" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["vram_limit", "memory_strategy.vram_limit"])

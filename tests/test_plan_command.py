@@ -220,9 +220,10 @@ def test_no_models_at_hand_are_an_empty_table(capsys):
     assert [(row["name"], row["source"]) for row in at_hand] in ([], [("demo", "demo")])
 
 
-def test_what_has_no_effect_yet_is_said(small: str, capsys):
+def test_a_limit_of_an_ssd_cache_that_nobody_named_is_said_to_change_nothing(small: str, capsys):
     assert main(["plan", small, "--machine", LAPTOP, "--max-swap", "1G"]) == 0
-    assert "Note: max_swap_size has no effect yet" in capsys.readouterr().err
+    told = "".join(capsys.readouterr())
+    assert "max_swap_size is 1.0 GiB and changes nothing" in " ".join(told.split())
 
 
 def test_a_machine_in_a_file_has_no_workers_of_others(small: str, capsys):

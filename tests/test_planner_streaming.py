@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from moerun.errors import DoesNotFit, PinConflict
-from moerun.experts.order import streaming_order
-from moerun.machine.description import HOST, SSD, KernelSettings, Machine
+from moerun.experts.order import SsdCacheOrder, streaming_order
+from moerun.machine.description import HOST, SSD, KernelSettings, Machine, StorageKind
 from moerun.model.description import TensorRole
 from moerun.planning.plan import ChargeKind, Plan
 from moerun.planning.planner import plan_placement
@@ -341,3 +341,42 @@ def test_what_a_refusal_says_is_missing_would_be_enough(has_biases: bool):
     tables_bytes = (GIB + missing_bytes) // 500
     enough = planned(model, a_machine(ram=GIB + missing_bytes + tables_bytes), strategy)
     assert enough.streaming is not None
+
+
+def test_an_ssd_cache_has_experts_read_by_reads_of_our_own():
+    strategy = replace(FIXED, ssd_cache_path="/fast", max_swap_size=Limit(limit_bytes=GIB))
+    plan = planned(MODEL, SMALL, strategy)
+    assert plan.streaming is not None
+    assert plan.streaming.mode is StreamingMode.CACHE
+    assert [
+        (d.chosen, d.because.rsplit("; ", 1)[-1]) for d in plan.decisions if "SSD c" in d.subject
+    ] == [("/fast", "at most 1.0 GiB")]
+    order = streaming_order(plan, MODEL, SMALL, state_folder=None)
+    assert order is not None
+    assert order.ssd_cache == SsdCacheOrder(path="/fast", limit=Limit(limit_bytes=GIB))
+
+
+def test_from_a_network_experts_stream_where_an_ssd_cache_keeps_them():
+    storage = replace(SMALL.storage, kind=StorageKind.NETWORK, filesystem="nfs4")
+    shared = replace(SMALL, storage=storage)
+    assert planned(MODEL, shared).streaming is None
+    plan = planned(MODEL, shared, replace(FIXED, ssd_cache_path="/fast"))
+    assert plan.streaming is not None
+    assert plan.streaming.mode is StreamingMode.CACHE
+
+
+@pytest.mark.parametrize(
+    ("wish", "machine", "told"),
+    [
+        ({"ssd_cache_path": "/fast"}, a_machine(ram=16 * GIB), "no expert streams"),
+        (
+            {"ssd_cache_path": "/fast", "streaming": StreamingMode.PAGING},
+            SMALL,
+            "paging reads through the page cache",
+        ),
+        ({"max_swap_size": Limit(limit_bytes=GIB)}, SMALL, "ssd_cache_path names none"),
+    ],
+)
+def test_an_ssd_cache_that_changes_nothing_is_said_to(wish, machine: Machine, told: str):
+    plan = planned(MODEL, machine, replace(FIXED, **wish))
+    assert [caution for caution in plan.cautions if told in caution.message]

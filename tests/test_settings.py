@@ -19,7 +19,7 @@ from moerun.planning.strategy import (
 )
 from moerun.settings.description import LoadedSettings, Settings
 from moerun.settings.keys import KEYS, find_key, write_bytes
-from moerun.settings.load import later_keys, later_notice, load_settings
+from moerun.settings.load import load_settings
 from moerun.settings.nodes import node_of, read_yaml
 from moerun.units import parse_bytes
 
@@ -417,18 +417,6 @@ def test_variables_that_look_like_settings_are_noted(folders):
 
 def test_an_empty_variable_is_not_set(folders):
     assert load(folders, MOERUN_VRAM_LIMIT=" ").origin("memory_strategy.vram_limit") == "default"
-
-
-def test_keys_of_later_versions_are_listed(folders):
-    assert later_keys(Settings()) == ()
-    assert later_notice(Settings()) is None
-    loaded = load(folders, flags={"ssd_cache_path": "/x", "max_swap_size": "1G"})
-    assert later_keys(loaded.settings) == ("ssd_cache_path", "max_swap_size")
-    notice = later_notice(loaded.settings)
-    assert notice is not None
-    assert notice.startswith("ssd_cache_path, max_swap_size have no effect")
-    quiet = load(folders, flags={"streaming": "cache", "preload_experts": "4"})
-    assert later_keys(quiet.settings) == ()
 
 
 def test_variables_and_flags_of_all_keys_differ():

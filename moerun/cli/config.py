@@ -35,7 +35,6 @@ def config(
     that is used, MOERUN_* variables and flags; later ones win.
     """
     from moerun.report.config_view import config_lines, value_text
-    from moerun.settings.load import later_notice
 
     loaded = _load(model)
     rows = _rows(loaded, _wanted_key(get) if get is not None else None)
@@ -48,9 +47,6 @@ def config(
         _tell(_places())
     for note in loaded.notes:
         _tell(f"Warning: {note}")
-    notice = later_notice(loaded.settings)
-    if notice is not None and get is None:
-        _tell(f"Note: {notice}")
 
 
 def _load(model: str | None) -> "LoadedSettings":

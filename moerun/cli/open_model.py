@@ -284,16 +284,11 @@ def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
 
 
 def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:
-    """Say which settings change nothing yet, and which notes of the machine bear on speed."""
-    from moerun.settings.load import later_notice
-
+    """Say what settings have to say, and which notes of the machine bear on speed."""
     for note in asked.settings.notes:
         warn(note)
     for note in asked.profile.notes if asked.profile is not None else ():
         warn(note)
-    notice = later_notice(asked.settings.settings)
-    if notice is not None:
-        warn(notice)
     for note in asked.machine.notes:
         bears_on_speed = any(word in note for word in _DEVICE_WORDS) and not is_quiet
         if is_verbose or bears_on_speed:

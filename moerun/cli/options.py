@@ -161,13 +161,13 @@ _FLAGS: Final[tuple[_Flag, ...]] = (
         names=("--ssd-cache",),
         keys=("ssd_cache_path",),
         metavar="FOLDER",
-        explanation="Folder on a fast disk; no effect in this version.",
+        explanation="Folder on a fast disk for copies of what streams from a slow one.",
     ),
     _Flag(
         names=("--max-swap",),
         keys=("max_swap_size",),
         metavar="SIZE",
-        explanation="Most swap to use; no effect in this version.",
+        explanation="Most that all copies in the SSD cache may take.",
     ),
     _Flag(
         names=("--gpu-margin",),

@@ -225,9 +225,7 @@ def _plan_all(flags: PlacementFlags, *, only_fitting: bool, as_json: bool) -> No
 def _tell_notes(loaded: "LoadedSettings", machine: "Machine") -> None:
     """Print notes to standard error, after the answer."""
     from moerun.report.plain import printable
-    from moerun.settings.load import later_notice
 
-    later = later_notice(loaded.settings)
     sys.stdout.flush()
-    for note in (*loaded.notes, *((later,) if later else ()), *machine.notes):
+    for note in (*loaded.notes, *machine.notes):
         typer.echo(f"Note: {printable(note)}", err=True)

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from moerun.engine.interface import ExpertSupplier, MappedFile
 from moerun.experts.budget import CacheBounds
+from moerun.experts.counters import SsdCacheUse
 from moerun.experts.file_identity import FileGuard
 from moerun.experts.hot_set import HotSet, merged, read_hot_set, write_hot_set
 from moerun.experts.interface import ExpertKey
@@ -44,6 +45,10 @@ class Workshop(Protocol):
 
     def reading(self) -> tuple[int, float]:
         """Return the bytes that were read so far, and for how long a read was under way."""
+        ...
+
+    def copying(self) -> SsdCacheUse | None:
+        """Return what the SSD cache holds and did; None without one."""
         ...
 
     @property
@@ -102,6 +107,7 @@ def open_streamer(
         start=workshop.start,
         end=workshop.close,
         reading=workshop.reading,
+        copying=workshop.copying,
         foresee=lambda mapped: _foresee(order, mapped),
         guards=guards,
         hot=memory.hottest(),

@@ -69,6 +69,17 @@ class Preloading:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SsdCacheUse:
+    """What the copies of one model on a faster disk hold, may hold, and gave and took in a run."""
+
+    path: str
+    held_bytes: int
+    limit_bytes: int
+    read_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerHeat:
     """One layer: how often each expert was used so far, and which are held."""
 
@@ -111,6 +122,7 @@ class StreamingSample:
     notes: tuple[str, ...] = ()
     storage_read_bytes: int | None = None
     storage_busy_s: float | None = None
+    ssd_cache: SsdCacheUse | None = None
 
     @property
     def storage_bytes_per_s(self) -> float | None:

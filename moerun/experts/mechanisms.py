@@ -8,6 +8,7 @@ from typing import assert_never
 
 from moerun.errors import UsageError
 from moerun.experts.cache import CacheMechanism
+from moerun.experts.counters import SsdCacheUse
 from moerun.experts.model_memory import ModelMemory
 from moerun.experts.order import StreamingOrder
 from moerun.experts.paging import PagingMechanism
@@ -27,6 +28,8 @@ class Mechanisms:
             order.layout,
             threads=order.reader_threads or READER_THREADS,
             read_bytes=order.read_bytes,
+            ssd_cache=order.ssd_cache,
+            model_digest=order.model_digest,
         )
 
     def start(self, mode: StreamingMode, cache_bytes: int) -> Working:
@@ -35,10 +38,12 @@ class Mechanisms:
         match mode:
             case StreamingMode.CACHE:
                 cache = CacheMechanism(self._memory, policy, cache_bytes=cache_bytes)
-                return Working(mechanism=cache, policy=policy, latency=cache.latency)
+                return Working(
+                    mechanism=cache, policy=policy, latency=cache.latency, notes=self.notes
+                )
             case StreamingMode.PAGING:
                 paging = PagingMechanism(self._memory, policy, cache_bytes=cache_bytes)
-                return Working(mechanism=paging, policy=policy)
+                return Working(mechanism=paging, policy=policy, notes=self.notes)
             case StreamingMode.AUTO | StreamingMode.OFF:
                 raise UsageError(f"'{mode.value}' is no mechanism; use paging or cache")
             case _:
@@ -48,6 +53,16 @@ class Mechanisms:
         """Return the bytes that were read so far, and for how long a read was under way."""
         sums = self._memory.reader.sums()
         return sums.read_bytes, sums.busy_s
+
+    def copying(self) -> SsdCacheUse | None:
+        """Return what the SSD cache holds and did; None without one."""
+        cache = self._memory.ssd_cache
+        return cache.use() if cache is not None else None
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what people should know of how files are read."""
+        cache = self._memory.ssd_cache
+        return (*self._memory.notes, *(cache.notes() if cache is not None else ()))
 
     @property
     def reader_threads(self) -> int:

@@ -22,8 +22,10 @@ from moerun.errors import EngineRefused
 from moerun.experts import memory_map
 from moerun.experts.layout import ExpertLayout, StreamedTensor
 from moerun.experts.memory_map import PAGE_BYTES, page_ceiling, page_floor
+from moerun.experts.order import SsdCacheOrder
 from moerun.experts.read_queue import Fetch, Read
 from moerun.experts.reader import READ_BYTES, Reader
+from moerun.experts.ssd_cache import SsdCache, open_ssd_cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +78,27 @@ class Matrix:
 class ModelMemory:
     """The mappings of one model, attached once; mechanisms take turns on them."""
 
-    def __init__(self, layout: ExpertLayout, *, threads: int, read_bytes: int | None) -> None:
-        """Open the files; raises ModelError when one cannot be opened."""
+    def __init__(
+        self,
+        layout: ExpertLayout,
+        *,
+        threads: int,
+        read_bytes: int | None,
+        ssd_cache: SsdCacheOrder | None = None,
+        model_digest: str = "",
+    ) -> None:
+        """Open the files; raises ModelError when one cannot be opened.
+
+        With an order for it, copies on a faster disk stand before the files.
+        """
         self.layout = layout
         # direct reads are of whole pages, wherever one begins
         self.read_bytes: Final = max(PAGE_BYTES, page_floor(read_bytes or READ_BYTES))
         self.reader: Final = Reader([file.path for file in layout.files], threads=threads)
+        self.ssd_cache: SsdCache | None = None
+        self.notes: tuple[str, ...] = ()
+        if ssd_cache is not None:
+            self._open_ssd_cache(ssd_cache, model_digest)
         self.matrices: dict[int, tuple[Matrix, ...]] = {}
         self._mapped: tuple[tuple[int, MappedFile], ...] = ()
         self._resident_spans: tuple[tuple[int, int], ...] = ()
@@ -192,6 +209,18 @@ class ModelMemory:
     def close(self) -> None:
         """End the reading threads, and close the files."""
         self.reader.close()
+
+    def _open_ssd_cache(self, order: SsdCacheOrder, model_digest: str) -> None:
+        files = [
+            (file.path, self.reader.descriptor(number))
+            for number, file in enumerate(self.layout.files)
+        ]
+        self.ssd_cache, note = open_ssd_cache(
+            order, files, model_digest=model_digest, read_bytes=self.read_bytes
+        )
+        if self.ssd_cache is not None:
+            self.reader.read_through(self.ssd_cache)
+        self.notes = (note,) if note is not None else ()
 
     def _all_matrices(self) -> list[Matrix]:
         return [matrix for matrices in self.matrices.values() for matrix in matrices]

@@ -11,7 +11,7 @@ from moerun.experts.layout import ExpertLayout, expert_layout
 from moerun.machine.description import HOST, Machine
 from moerun.model.description import Model
 from moerun.planning.plan import Plan
-from moerun.planning.strategy import StreamingMode
+from moerun.planning.strategy import Limit, StreamingMode
 
 
 class PolicyName(StrEnum):
@@ -19,6 +19,14 @@ class PolicyName(StrEnum):
 
     LRU = "lru"
     FREQUENCY = "frequency"  # LRU with frequency weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SsdCacheOrder:
+    """The folder of the cache and the room it may take; a share is of its file system."""
+
+    path: str
+    limit: Limit | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +38,8 @@ class StreamingOrder:
     this model on this machine is kept. `is_adaptive` lets the cache follow memory pressure.
     `trace_path` is a file that was begun with its header, to which the routing of every token is
     added; `traced` are the matrices whose routing that is, with their layers. With the mode `off`
-    nothing streams, and the order is for the trace alone.
+    nothing streams, and the order is for the trace alone. `ssd_cache` is where copies of what is
+    read lie on a faster disk.
     """
 
     layout: ExpertLayout
@@ -48,6 +57,7 @@ class StreamingOrder:
     machine_fingerprint: str = ""
     trace_path: str | None = None
     traced: tuple[tuple[str, int], ...] = ()
+    ssd_cache: SsdCacheOrder | None = None
 
 
 def streaming_order(
@@ -70,4 +80,12 @@ def streaming_order(
         state_folder=state_folder,
         model_digest=model.digest,
         machine_fingerprint=machine.fingerprint,
+        ssd_cache=_ssd_cache_order(plan),
     )
+
+
+def _ssd_cache_order(plan: Plan) -> SsdCacheOrder | None:
+    path = plan.strategy.ssd_cache_path
+    if path is None:
+        return None
+    return SsdCacheOrder(path=path, limit=plan.strategy.max_swap_size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from moerun.engine.interface import MappedFile
-from moerun.experts.counters import Latency
+from moerun.experts.counters import Latency, SsdCacheUse
 from moerun.experts.interface import CachePolicy, ExpertKey, Mechanism
 from moerun.experts.prediction import RouterPredictor
 from moerun.planning.strategy import StreamingMode
@@ -55,7 +55,8 @@ class Parts:
 
     `start` makes a mechanism with an empty policy for so many bytes, `end` ends what they share.
     `foresee` opens what foretells routers, with a note where not all can be. `hot` is what the
-    last run used most. `reading` tells bytes read past the page cache, and the time of it.
+    last run used most. `reading` tells bytes read past the page cache, and the time of it,
+    `copying` what the SSD cache holds.
     """
 
     start: Callable[[StreamingMode, int], Working]
@@ -66,4 +67,5 @@ class Parts:
     end: Callable[[], None] = lambda: None
     faults: Callable[[], int | None] = lambda: None
     reading: Callable[[], tuple[int, float]] | None = None
+    copying: Callable[[], SsdCacheUse | None] = lambda: None
     clock: Callable[[], float] = time.monotonic

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from moerun.errors import ModelError
 from moerun.experts.memory_map import PAGE_BYTES, drop_from_page_cache, read_into
@@ -40,6 +40,22 @@ class ReadingSums:
 
     read_bytes: int
     busy_s: float
+
+
+class NearerCopies(Protocol):
+    """Copies of the files on a faster disk, which hold some of what is to be read."""
+
+    def supply(self, read: Read, end_bytes: int) -> bool:
+        """Read up to `end_bytes` of the file from a copy; False where it does not hold that."""
+        ...
+
+    def keep(self, read: Read) -> None:
+        """Take what was just read from the file, if there is room."""
+        ...
+
+    def close(self) -> None:
+        """End; nothing is read any more."""
+        ...
 
 
 class Reader:
@@ -67,6 +83,7 @@ class Reader:
         self._busy_s = 0.0
         self._read_bytes = 0
         self._is_closed = False
+        self._copies: NearerCopies | None = None
         self._threads = tuple(
             threading.Thread(target=self._work, name=f"reader-{number}", daemon=True)
             for number in range(threads)
@@ -77,6 +94,10 @@ class Reader:
     def descriptor(self, file: int) -> int:
         """Return the open file with that index."""
         return self._files[file]
+
+    def read_through(self, copies: NearerCopies) -> None:
+        """Read from copies what they hold, from now on; they are closed with the files."""
+        self._copies = copies
 
     def submit(self, reads: Iterable[Read], *, is_ahead: bool = False) -> None:
         """Begin reads, in their order."""
@@ -118,6 +139,8 @@ class Reader:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+        if self._copies is not None:
+            self._copies.close()
         for file in self._files:
             os.close(file)
 
@@ -155,8 +178,16 @@ class Reader:
 
     def _carry_out(self, read: Read) -> None:
         """Read until all is there, or all that the file has."""
+        copies = self._copies
+        end_bytes = min(read.offset_bytes + read.size_bytes, self._sizes_bytes[read.file])
+        if copies is not None and copies.supply(read, end_bytes):
+            return
+        self._read_file(read, end_bytes)
+        if copies is not None:
+            copies.keep(read)
+
+    def _read_file(self, read: Read, end_bytes: int) -> None:
         address, offset_bytes, left_bytes = read.address, read.offset_bytes, read.size_bytes
-        end_bytes = min(offset_bytes + left_bytes, self._sizes_bytes[read.file])
         while offset_bytes < end_bytes:
             try:
                 got_bytes = read_into(self._files[read.file], address, left_bytes, offset_bytes)

@@ -213,6 +213,7 @@ class Streamer:
             notes=tuple(dict.fromkeys(notes)),
             storage_read_bytes=reading[0],
             storage_busy_s=reading[1],
+            ssd_cache=self._parts.copying(),
         )
 
     @property

@@ -19,6 +19,7 @@ from moerun.planning.plan import (
 )
 from moerun.planning.situation import Situation, gpu_charges, host_charges, tied_copy_bytes
 from moerun.planning.strategy import AllocationPolicy
+from moerun.planning.streaming import streaming_mode
 
 Shared = tuple[tuple[TensorRole, DeviceId], ...]
 
@@ -67,7 +68,7 @@ def streaming_plan(at: Situation, candidate: Candidate) -> StreamingPlan | None:
     if cache is None:
         return None
     return StreamingPlan(
-        mode=strategy.streaming,
+        mode=streaming_mode(at.problem),
         limit_bytes=candidate.room_bytes,
         cache_bytes=cache.cache_bytes,
         minimum_bytes=cache.minimum_bytes,

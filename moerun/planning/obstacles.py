@@ -43,10 +43,11 @@ _PAGEOUT_SINCE: Final = (5, 4)  # MADV_PAGEOUT, by which paging keeps its limit
 _IN_MEMORY: Final = frozenset(("tmpfs", "ramfs", "devtmpfs", "hugetlbfs"))
 
 
-def streaming_obstacle(storage: Storage, system: str) -> str | None:
+def streaming_obstacle(storage: Storage, system: str, *, has_ssd_cache: bool = False) -> str | None:
     """Return in one sentence why experts cannot be streamed from a storage, None when they can.
 
     `system` is spelled as `Host.system`. What follows is always the same: the file is mapped.
+    From a network they are streamed where an SSD cache keeps what was read.
     """
     if system != LINUX:
         return (
@@ -54,11 +55,14 @@ def streaming_obstacle(storage: Storage, system: str) -> str | None:
             "and the system pages it"
         )
     filesystem = storage.filesystem
+    if storage.kind is StorageKind.NETWORK and has_ssd_cache:
+        return None
     if storage.kind is StorageKind.NETWORK:
         named = f" ({filesystem})" if filesystem else ""
         return (
             f"{storage.path} is reached over a network or another process{named}, where experts "
-            "are not streamed: the file is mapped; a copy on a local disk streams"
+            "are not streamed: the file is mapped; a copy on a local disk streams, and so does "
+            "the file itself with --ssd-cache on one"
         )
     if filesystem in _IN_MEMORY:
         return (
@@ -87,6 +91,7 @@ class StreamingNeeds:
     expert_bytes: int = 0
     model_bytes: int = 0
     matrices: int = _MOST_MATRICES
+    has_ssd_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +110,15 @@ class _Hindrance:
 
 def streaming_ability(machine: Machine, needs: StreamingNeeds | None = None) -> StreamingAbility:
     """Return which mechanisms can work on a machine, for a model of those needs."""
-    obstacle = streaming_obstacle(machine.storage, machine.host.system)
+    needs = needs or StreamingNeeds()
+    obstacle = streaming_obstacle(
+        machine.storage, machine.host.system, has_ssd_cache=needs.has_ssd_cache
+    )
     if obstacle is not None:
         return StreamingAbility(mechanisms=(), because=(obstacle,))
     if machine.kernel is None:
         return StreamingAbility(mechanisms=_MECHANISMS)
-    found = tuple(_hindrances(machine.kernel, needs or StreamingNeeds()))
+    found = tuple(_hindrances(machine.kernel, needs))
     hindered = {mechanism for hindrance in found for mechanism in hindrance.hinders}
     return StreamingAbility(
         mechanisms=tuple(mechanism for mechanism in _MECHANISMS if mechanism not in hindered),

@@ -57,6 +57,14 @@ def is_forced(problem: Problem) -> bool:
     return strategy.load_mode is LoadMode.STREAM or strategy.streaming in asked
 
 
+def streaming_mode(problem: Problem) -> StreamingMode:
+    """Return which mechanism runs: an SSD cache is filled and read by reads of our own alone."""
+    strategy = problem.strategy
+    if strategy.streaming is StreamingMode.AUTO and strategy.ssd_cache_path is not None:
+        return StreamingMode.CACHE
+    return strategy.streaming
+
+
 def obstacle(problem: Problem) -> str | None:
     """Return in a sentence why nothing streams on this machine by this strategy; None if it may."""
     strategy = problem.strategy
@@ -71,13 +79,14 @@ def obstacle(problem: Problem) -> str | None:
 
 def _hindered(problem: Problem) -> str | None:
     """Return what of the machine stands in the way of every mechanism that may run, or None."""
-    model, asked = problem.model, problem.strategy.streaming
+    model, asked = problem.model, streaming_mode(problem)
     ability = streaming_ability(
         problem.machine,
         StreamingNeeds(
             expert_bytes=model.expert_bytes,
             model_bytes=model.file_bytes,
             matrices=sum(len(layer.expert_tensors) for layer in model.layers),
+            has_ssd_cache=problem.strategy.ssd_cache_path is not None,
         ),
     )
     may_run = set(ability.mechanisms)

@@ -4,6 +4,8 @@ Knows: the sentences, and the numbers in them.
 Does not know: how the cache was sized, or the other lines of an explanation.
 """
 
+from collections.abc import Iterator
+
 from moerun.machine.description import SSD
 from moerun.planning import streaming
 from moerun.planning.placement import Candidate
@@ -40,11 +42,7 @@ def streaming_decisions(problem: Problem, candidate: Candidate, plan: Plan) -> l
             step="streaming",
             subject="mechanism",
             chosen=str(found.mode),
-            because=(
-                "what is faster is tried while it runs"
-                if found.mode is StreamingMode.AUTO
-                else "it was asked for"
-            ),
+            because=_why_mechanism(problem, found.mode),
         ),
         Decision(
             step="streaming",
@@ -52,6 +50,30 @@ def streaming_decisions(problem: Problem, candidate: Candidate, plan: Plan) -> l
             chosen="follows memory pressure" if found.is_adaptive else "fixed",
             because=f"the allocation policy is {problem.strategy.allocation_policy}",
         ),
+        *_ssd_cache(problem, found.mode),
+    ]
+
+
+def _why_mechanism(problem: Problem, mode: StreamingMode) -> str:
+    if mode is StreamingMode.AUTO:
+        return "what is faster is tried while it runs"
+    if problem.strategy.streaming is StreamingMode.AUTO:
+        return "an SSD cache is filled and read by reads of our own alone"
+    return "it was asked for"
+
+
+def _ssd_cache(problem: Problem, mode: StreamingMode) -> list[Decision]:
+    strategy = problem.strategy
+    if strategy.ssd_cache_path is None or mode is StreamingMode.PAGING:
+        return []
+    room = f"at most {strategy.max_swap_size}" if strategy.max_swap_size else "what is free there"
+    return [
+        Decision(
+            step="streaming",
+            subject="SSD cache",
+            chosen=strategy.ssd_cache_path,
+            because=f"what is read of the model is copied there and read from there again; {room}",
+        )
     ]
 
 
@@ -135,11 +157,11 @@ def _repacking_off(problem: Problem, plan: Plan) -> list[Caution]:
 
 
 def _unmet_wishes(problem: Problem, plan: Plan) -> list[Caution]:
-    """Return which settings of streaming change nothing, since nothing streams."""
-    if plan.streaming is not None:
-        return []
+    """Return which settings of streaming change nothing."""
     strategy = problem.strategy
-    found = []
+    found = list(_unmet_ssd_cache(problem, plan))
+    if plan.streaming is not None:
+        return found
     if streaming.is_forced(problem):
         found.append(
             Caution(
@@ -156,6 +178,24 @@ def _unmet_wishes(problem: Problem, plan: Plan) -> list[Caution]:
             )
         )
     return found
+
+
+def _unmet_ssd_cache(problem: Problem, plan: Plan) -> Iterator[Caution]:
+    strategy, streamed = problem.strategy, plan.streaming
+    if strategy.max_swap_size is not None and strategy.ssd_cache_path is None:
+        yield Caution(
+            code="max-swap-unmet",
+            message=f"max_swap_size is {strategy.max_swap_size} and changes nothing: it bounds the "
+            "SSD cache, and ssd_cache_path names none",
+        )
+    if strategy.ssd_cache_path is None:
+        return
+    if streamed is None or streamed.mode is StreamingMode.PAGING:
+        why = "no expert streams" if streamed is None else "paging reads through the page cache"
+        yield Caution(
+            code="ssd-cache-unmet",
+            message=f"ssd_cache_path is {strategy.ssd_cache_path} and changes nothing: {why}",
+        )
 
 
 def _why_nothing(problem: Problem) -> str:

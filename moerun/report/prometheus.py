@@ -45,6 +45,9 @@ _METRICS: Final = {
         "counter",
         "Time in which at least one such read was under way.",
     ),
+    "moerun_ssd_cache_bytes": ("gauge", "Bytes of the model that lie in the SSD cache."),
+    "moerun_ssd_cache_read_bytes_total": ("counter", "Bytes read from the SSD cache."),
+    "moerun_ssd_cache_written_bytes_total": ("counter", "Bytes copied to the SSD cache."),
     "moerun_expert_hits_total": ("counter", "Requests for experts that were held."),
     "moerun_expert_misses_total": ("counter", "Requests for experts that had to be read."),
     "moerun_expert_read_bytes_total": ("counter", "Bytes of experts read from storage."),
@@ -151,6 +154,10 @@ def _streaming_values(
     if sample.storage_read_bytes is not None and sample.storage_busy_s is not None:
         yield _Value(name="moerun_storage_read_bytes_total", value=sample.storage_read_bytes)
         yield _Value(name="moerun_storage_busy_seconds_total", value=sample.storage_busy_s)
+    if (cache := sample.ssd_cache) is not None:
+        yield _Value(name="moerun_ssd_cache_bytes", value=cache.held_bytes)
+        yield _Value(name="moerun_ssd_cache_read_bytes_total", value=cache.read_bytes)
+        yield _Value(name="moerun_ssd_cache_written_bytes_total", value=cache.written_bytes)
     yield from _traffic_values("decode", sample.decode)
     yield from _traffic_values("prefill", sample.prefill)
     if sample.recent.hit_fraction is not None:

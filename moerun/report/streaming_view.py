@@ -10,7 +10,7 @@ from typing import Final
 
 from rich.text import Text
 
-from moerun.experts.counters import StreamingSample, Traffic
+from moerun.experts.counters import SsdCacheUse, StreamingSample, Traffic
 from moerun.machine.description import HOST, SSD
 from moerun.report.console import Page, labelled
 from moerun.report.heat_map import heat_lines
@@ -118,6 +118,8 @@ def streaming_figures(sample: StreamingSample, *, with_traffic: bool) -> Iterato
     yield "expert switch", _latency(sample)
     if sample.storage_bytes_per_s is not None:
         yield "SSD", _storage(sample)
+    if sample.ssd_cache is not None:
+        yield "SSD cache", _ssd_cache(sample.ssd_cache)
     yield "reading ahead", _preloading(sample)
     if sample.major_faults is not None:
         yield "page faults", f"{sample.major_faults:,} that waited for storage"
@@ -198,6 +200,13 @@ def _storage(sample: StreamingSample) -> str:
     return (
         f"{bytes_per_s / _GIGABYTE:.2f} GB/s while it was read past the page cache, "
         f"{format_gib(read_bytes)} in all"
+    )
+
+
+def _ssd_cache(use: SsdCacheUse) -> str:
+    return printable(
+        f"{format_gib(use.held_bytes)} of at most {format_gib(use.limit_bytes)} in {use.path}; "
+        f"{format_gib(use.read_bytes)} read from it, {format_gib(use.written_bytes)} written to it"
     )
 
 

@@ -123,28 +123,6 @@ def read_settings_file(path: Path) -> Settings:
     return settings
 
 
-def later_keys(settings: Settings) -> tuple[str, ...]:
-    """Return the keys that ask for what this version does not do yet.
-
-    They are understood and kept; a run that meets them says that they change nothing.
-    """
-    strategy = settings.strategy
-    asked = {
-        "ssd_cache_path": strategy.ssd_cache_path is not None,
-        "max_swap_size": strategy.max_swap_size is not None,
-    }
-    return tuple(key.short for key in KEYS if asked.get(key.short))
-
-
-def later_notice(settings: Settings) -> str | None:
-    """Return the one line that a run prints about such keys, None when there are none."""
-    keys = later_keys(settings)
-    if not keys:
-        return None
-    verb = "has" if len(keys) == 1 else "have"
-    return f"{', '.join(keys)} {verb} no effect yet: experts stream from the model's own files"
-
-
 def _of_files(
     file: Path | None, folder: Path, user_folder: Path
 ) -> tuple[Iterator[_Assignment], ...]:

@@ -1,6 +1,7 @@
 """Streaming through a runner process: the same answers, and counters while they are made."""
 
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 import moerun
 from moerun.engine.interface import GenerationRequest, Message, Sampling
 from moerun.errors import ModelError
+from moerun.experts.order import SsdCacheOrder
 from moerun.planning.strategy import LoadMode, StreamingMode
 from moerun.runner.parent import Runner
 from tests.engine.placements import on_the_host
@@ -122,3 +124,34 @@ def test_an_order_that_does_not_fit_its_file_is_refused(runner, tmp_path):
         runner.load(args_of(), streaming=replace(order, layout=larger))
     runner.load(args_of(), streaming=order)
     assert answer(runner)
+
+
+@pytest.fixture
+def other_disk(tmp_path):
+    """Give a folder on another file system than that of the models."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir() or folder.stat().st_dev == DEMO.stat().st_dev:
+        pytest.skip("there is no second file system to copy to")
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        yield name
+
+
+def test_answers_through_an_ssd_cache_are_the_same_and_come_from_it(runner, tmp_path, other_disk):
+    runner.load(args_of(mode=LoadMode.MMAP))
+    expected = answer(runner)
+    order = an_order(
+        tmp_path,
+        mode=StreamingMode.CACHE,
+        ssd_cache=SsdCacheOrder(path=other_disk),
+        model_digest="ab" * 32,
+    )
+    runner.load(args_of(), streaming=order)
+    assert answer(runner) == expected
+    first = runner.sample_streaming()
+    runner.load(args_of(), streaming=order)
+    assert answer(runner) == expected
+    second = runner.sample_streaming()
+    assert first.ssd_cache.written_bytes > 0
+    assert second.ssd_cache.held_bytes >= first.ssd_cache.held_bytes
+    assert second.ssd_cache.read_bytes > first.ssd_cache.read_bytes
+    assert not [note for note in (*first.notes, *second.notes) if "SSD cache" in note]
