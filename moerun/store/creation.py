@@ -59,8 +59,20 @@ def create_model(
     store: OwnStore | None = None,
 ) -> StoredManifest:
     """Make a model; paths in FROM start at `folder`. Returns its manifest."""
-    store = store or OwnStore()
     base = base_of(modelfile, folder)
+    return create_from(reference, modelfile, base, progress=progress, store=store)
+
+
+def create_from(
+    reference: OllamaReference,
+    modelfile: Modelfile,
+    base: InstalledModel,
+    *,
+    progress: Progress = _silent,
+    store: OwnStore | None = None,
+) -> StoredManifest:
+    """Make a model of one that was found, whatever FROM says. Returns its manifest."""
+    store = store or OwnStore()
     profile = profile_of(base)
     described = read_model(base.paths[0])
     made: list[StoredManifest] = []
