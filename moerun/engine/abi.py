@@ -19,6 +19,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
+from moerun.engine.abi_buffers import BufferFunctions, bind_buffers
 from moerun.errors import EngineMismatch, EngineMissing
 
 PACKAGE: Final = "llama-cpp-python"
@@ -77,8 +78,13 @@ class Operation(IntEnum):
     """The entries of `enum ggml_op` that are looked at — ggml/include/ggml.h @ 0.3.36."""
 
     NONE = 0
+    ADD_ID = 3
+    REPEAT = 20
     MUL_MAT = 29
     MUL_MAT_ID = 30
+    RESHAPE = 36
+    VIEW = 37
+    GET_ROWS = 40
 
 
 class EngineLoadMode(IntEnum):
@@ -218,6 +224,7 @@ class Abi:
     read_tensor: Callable[[int, Any, int, int], None]
     tensor_overhead: Callable[[], int]
     operation_name: Callable[[int], bytes]
+    buffers: BufferFunctions
     register: Callable[[int], None]
     add_rpc_server: Callable[[bytes], int | None] | None
     start_rpc_server: Callable[[bytes, bytes | None, int, int, Any], None] | None
@@ -371,6 +378,7 @@ def _bind(llama: Any, folder: Path) -> Abi:
         read_tensor=_function(base, "ggml_backend_tensor_get", None, pointer, pointer, size, size),
         tensor_overhead=_function(base, "ggml_tensor_overhead", size),
         operation_name=_function(base, "ggml_op_name", text, ctypes.c_int),
+        buffers=bind_buffers(functools.partial(_function, base)),
         add_rpc_server=None
         if rpc is None
         else _function(rpc, "ggml_backend_rpc_add_server", pointer, text),

@@ -48,11 +48,21 @@ class EngineDeviceRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSlots:
+    """Room for so many experts of a layer in the memory of a device; the rest stay on the host."""
+
+    layer: int
+    device: DeviceId
+    slots: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineArgs:
     """Everything the engine is told. `devices` in order; empty means the CPU alone.
 
     `workers` are the addresses of RPC servers to register before loading. `sequences` is how many
     answers may be made at once; they share the cells of one context of `context_tokens`.
+    `expert_slots` are made after loading, of layers whose experts lie on the host.
     """
 
     model_path: str
@@ -72,6 +82,7 @@ class EngineArgs:
     swa_full: bool = False
     workers: tuple[str, ...] = ()
     sequences: int = 1
+    expert_slots: tuple[LayerSlots, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

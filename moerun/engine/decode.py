@@ -214,7 +214,7 @@ class Decoder:
         mark = self._loaded.log.mark()
         hook, supplier = self._loaded.hook, self._loaded.supplier
         if hook is not None:
-            hook.begin()
+            hook.begin(batch.n_tokens)
         status = self._llama.llama_decode(self._loaded.context, batch)
         try:
             if hook is not None:

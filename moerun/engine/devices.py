@@ -91,13 +91,17 @@ def logged_names(references: tuple[EngineDeviceRef, ...]) -> dict[str, DeviceId]
     }
 
 
+def processor() -> int:
+    """Return ggml's pointer for the processor."""
+    pointer = abi.open_engine().device_by_type(_KINDS.index(EngineDeviceKind.CPU))
+    if not pointer:
+        raise EngineRefused("The engine has no backend for the processor.")
+    return pointer
+
+
 def processor_buffer_type() -> int:
     """Return the pointer of the plain buffer type of the processor."""
-    opened = abi.open_engine()
-    processor = opened.device_by_type(_KINDS.index(EngineDeviceKind.CPU))
-    if not processor:
-        raise EngineRefused("The engine has no backend for the processor.")
-    return opened.device_buffer_type(processor)
+    return abi.open_engine().device_buffer_type(processor())
 
 
 def _pointers(opened: abi.Abi) -> tuple[int, ...]:

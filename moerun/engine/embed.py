@@ -103,7 +103,7 @@ def _run(loaded: LoadedModel, run: Any, batch: Any) -> int:
     """Run a batch, with whoever supplies the experts told of it."""
     hook, supplier = loaded.hook, loaded.supplier
     if hook is not None:
-        hook.begin()
+        hook.begin(batch.n_tokens)
     status = int(run(loaded.context, batch))
     if hook is not None:
         hook.end(is_complete=status == 0)

@@ -24,6 +24,7 @@ import numpy.typing
 from moerun.engine import abi
 from moerun.engine.graph_tensors import (
     ReadRows,
+    TensorRows,
     copied_name,
     is_copy,
     name_of,
@@ -34,6 +35,7 @@ from moerun.engine.graph_tensors import (
     source_of,
 )
 from moerun.engine.interface import ExpertSupplier, Routing
+from moerun.engine.slot_use import SlotUse
 from moerun.errors import EngineRefused
 
 _MATRIX, _INPUT, _CHOICE = 0, 1, 2  # the sources of a product with experts; a plain one has two
@@ -112,8 +114,11 @@ class Graph:
 class GraphReader:
     """Looks at the nodes of graphs as they are met, and cuts; `heard` counts the cuts."""
 
-    def __init__(self, opened: abi.Abi, supplier: ExpertSupplier) -> None:
+    def __init__(
+        self, opened: abi.Abi, supplier: ExpertSupplier, slots: SlotUse | None = None
+    ) -> None:
         self.heard = 0
+        self._slots = slots
         self._opened = opened
         self._supplier = supplier
         self._wants_hidden = self._wants_weights = False
@@ -156,12 +161,20 @@ class GraphReader:
             self._cut(graph, place, pointer)
         return graph.actions[pointer]
 
-    def supply(self, routing: Routing) -> None:
-        """Hand over a choice."""
+    def supply(self, routing: Routing, choice: TensorRows) -> None:
+        """Hand over a choice, and rewrite it where the experts are read from slots."""
         self._supplier.supply(routing)
+        if self._slots is not None and self._slots.is_used(routing.layer):
+            choice.write(self._slots.rewritten(routing))
 
     def supply_layer(self, layer: int) -> None:
         """Have the whole layer supplied."""
+        if self._slots is not None and self._slots.is_used(layer):
+            raise EngineRefused(
+                f"The choice of experts of layer {layer} was not heard before they were read, and "
+                "their slots may hold others.",
+                hint="--streaming off runs the model without slots.",
+            )
         self._supplier.supply_layer(layer)
 
     def _meet_choice(self, graph: Graph, pointer: int, layer: Layer) -> None:
@@ -259,7 +272,7 @@ class GraphReader:
         graph.actions[pointer] = _Cut(
             reader=self,
             place=place,
-            read_choice=rows_reader(self._opened, place.choice),
+            choice=TensorRows(self._opened, place.choice),
             read_hidden=hidden,
             read_weights=self._weights_reader(place) if place.weights else None,
         )
@@ -278,7 +291,7 @@ class _Cut:
 
     reader: GraphReader
     place: Place
-    read_choice: ReadRows
+    choice: TensorRows
     read_hidden: ReadRows | None
     read_weights: ReadRows | None
 
@@ -287,7 +300,7 @@ class _Cut:
 
     def after(self) -> None:
         self.reader.heard += 1
-        rows = self.read_choice()
+        rows = self.choice.read()
         if not rows.size:
             return  # a micro-batch without outputs ends before its last layer's experts
         hidden = self.place.hidden if self.read_hidden is None else self.read_hidden()
@@ -298,7 +311,8 @@ class _Cut:
                 rows=rows,
                 hidden=hidden,
                 weights=None if self.read_weights is None else self.read_weights(),
-            )
+            ),
+            self.choice,
         )
 
 

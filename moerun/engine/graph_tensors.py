@@ -68,43 +68,59 @@ def shown_tensor(pointer: int) -> int:
 
 
 def rows_reader(opened: abi.Abi, pointer: int, *, column_axis: int = 0) -> ReadRows:
-    """Return a function that reads a tensor of int32 or float32 as rows, with any stride.
+    """Return a function that reads a tensor of int32 or float32 as rows, with any stride."""
+    return TensorRows(opened, pointer, column_axis=column_axis).read
+
+
+class TensorRows:
+    """The rows of a tensor of int32 or float32, with any stride, wherever they lie.
 
     Belief: the memory of a graph's tensors stays where it is until the graph is built again -
     `ggml_backend_sched_alloc_graph` is called then alone, src/llama-context.cpp:1440 @ 0.3.36 -
     so what lies in host memory is not even copied. Checked by tests/engine/test_router_hook.py.
     """
-    tensor = abi.Tensor.from_address(pointer)
-    dtype = _NUMBERS.get(tensor.type)
-    axes = (column_axis, column_axis + 1)
-    others = [tensor.ne[axis] for axis in range(len(tensor.ne)) if axis not in axes]
-    if dtype is None or any(length != 1 for length in others):
-        name = name_of(pointer).decode("utf-8", "replace")
-        raise EngineRefused(
-            f"The tensor {name} of the graph has type {tensor.type} and shape "
-            f"{tuple(tensor.ne)}, which are no rows of numbers.",
-            hint="--streaming off runs the model without looking at its graph.",
+
+    def __init__(self, opened: abi.Abi, pointer: int, *, column_axis: int = 0) -> None:
+        tensor = abi.Tensor.from_address(pointer)
+        dtype = _NUMBERS.get(tensor.type)
+        axes = (column_axis, column_axis + 1)
+        others = [tensor.ne[axis] for axis in range(len(tensor.ne)) if axis not in axes]
+        if dtype is None or any(length != 1 for length in others):
+            name = name_of(pointer).decode("utf-8", "replace")
+            raise EngineRefused(
+                f"The tensor {name} of the graph has type {tensor.type} and shape "
+                f"{tuple(tensor.ne)}, which are no rows of numbers.",
+                hint="--streaming off runs the model without looking at its graph.",
+            )
+        shape = (tensor.ne[axes[1]], tensor.ne[axes[0]])
+        strides = (tensor.nb[axes[1]], tensor.nb[axes[0]])
+        size_bytes = opened.tensor_bytes(pointer)
+        view = tensor.view_src
+        buffer = (abi.Tensor.from_address(view) if view else tensor).buffer
+        if not buffer:
+            raise EngineRefused("The engine computes a tensor that it gave no memory.")
+        self._opened, self._pointer, self._size_bytes = opened, pointer, size_bytes
+        self._is_host = opened.buffer_is_host(buffer)
+        memory: Any = (
+            (ctypes.c_char * size_bytes).from_address(tensor.data)
+            if self._is_host
+            else ctypes.create_string_buffer(max(size_bytes, 1))
         )
-    shape = (tensor.ne[axes[1]], tensor.ne[axes[0]])
-    strides = (tensor.nb[axes[1]], tensor.nb[axes[0]])
-    size_bytes = opened.tensor_bytes(pointer)
-    view = tensor.view_src
-    buffer = (abi.Tensor.from_address(view) if view else tensor).buffer
-    if not buffer:
-        raise EngineRefused("The engine computes a tensor that it gave no memory.")
-    is_host = opened.buffer_is_host(buffer)
-    memory: Any = (
-        (ctypes.c_char * size_bytes).from_address(tensor.data)
-        if is_host
-        else ctypes.create_string_buffer(max(size_bytes, 1))
-    )
-    rows: numpy.typing.NDArray[Any] = numpy.ndarray(shape, dtype, buffer=memory, strides=strides)
-    rows.flags.writeable = False
-    if is_host:
-        return lambda: rows
+        self._memory = memory
+        self._own: numpy.typing.NDArray[Any] = numpy.ndarray(
+            shape, dtype, buffer=memory, strides=strides
+        )
+        self._rows = self._own.view()
+        self._rows.flags.writeable = False
 
-    def read() -> "numpy.typing.NDArray[Any]":
-        opened.read_tensor(pointer, memory, 0, size_bytes)
-        return rows
+    def read(self) -> "numpy.typing.NDArray[Any]":
+        """Return the rows as they are now; the array lives until the next call."""
+        if not self._is_host:
+            self._opened.read_tensor(self._pointer, self._memory, 0, self._size_bytes)
+        return self._rows
 
-    return read
+    def write(self, rows: "numpy.typing.NDArray[Any]") -> None:
+        """Put other rows in their place, after a `read`: what lies between them stays."""
+        self._own[...] = rows
+        if not self._is_host:
+            self._opened.buffers.write(self._pointer, self._memory, 0, self._size_bytes)

@@ -4,12 +4,13 @@ Knows: requests, answers and their counters.
 Does not know: llama.cpp, processes, or how an answer is shown.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from moerun.engine.arguments import BufferReport, EngineArgs
+from moerun.machine.description import DeviceId
 from moerun.planning.plan import Measurements
 
 if TYPE_CHECKING:  # values of this file are read by commands that must start fast
@@ -339,6 +340,60 @@ class ExpertSupplier(Protocol):
         ...
 
 
+class ExpertSlots(Protocol):
+    """Room for some experts of each layer in the memory of devices, as the engine offers it."""
+
+    @property
+    def counts(self) -> Mapping[int, int]:
+        """How many slots each layer has that has any."""
+        ...
+
+    @property
+    def device_bytes(self) -> Mapping[DeviceId, int]:
+        """What the slots take of each device."""
+        ...
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether an upload goes on while the next one is prepared."""
+        ...
+
+    def upload(self, layer: int, moves: Sequence[tuple[int, int]]) -> int:
+        """Copy experts of a layer into slots, given as pairs; return how many bytes that were.
+
+        They must be readable on the host. When it returns the device has them.
+        """
+        ...
+
+
+class SlotSupplier(Protocol):
+    """What the engine asks about slots; it is asked beside an `ExpertSupplier`, and after it.
+
+    In an evaluation that reads slots, `ExpertSupplier.supply` has to leave every chosen expert of
+    a layer with slots in one of them.
+    """
+
+    @property
+    def wants_slots(self) -> bool:
+        """Whether the next evaluation is to read slots, if its experts are few enough."""
+        ...
+
+    def attach_slots(self, slots: ExpertSlots, refused: tuple[str, ...]) -> None:
+        """Take the slots over, once and before anything else; `refused` says where there are none.
+
+        None of them holds anything.
+        """
+        ...
+
+    def begin(self, *, uses_slots: bool) -> None:
+        """An evaluation begins, which reads slots or not."""
+        ...
+
+    def slots_of(self, layer: int, experts: Sequence[int]) -> Sequence[int]:
+        """Return the slot of each of these experts, which were just supplied."""
+        ...
+
+
 class EngineSession(Protocol):
     """One loaded model. Not thread-safe; `is_cancelled` is polled between tokens and batches."""
 
@@ -422,9 +477,10 @@ class Engine(Protocol):
         *,
         on_progress: Callable[[float], None] | None = None,
         supplier: ExpertSupplier | None = None,
+        slots: SlotSupplier | None = None,
     ) -> EngineSession:
         """Load; raises EngineOutOfMemory or EngineRefused with the end of the log.
 
-        A supplier is needed by, and only heard with, the load mode `stream` or a trace.
+        A supplier is needed by, and only heard with, the load mode `stream`, slots or a trace.
         """
         ...

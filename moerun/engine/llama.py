@@ -33,6 +33,7 @@ from moerun.engine.interface import (
     GenerationRequest,
     GenerationResult,
     LoadReport,
+    SlotSupplier,
     ToolUse,
 )
 from moerun.engine.load import LoadedModel, load_model
@@ -71,13 +72,16 @@ class LlamaEngine:
         *,
         on_progress: Callable[[float], None] | None = None,
         supplier: ExpertSupplier | None = None,
+        slots: SlotSupplier | None = None,
     ) -> "LlamaSession":
         """Load; raises EngineOutOfMemory or EngineRefused with the end of the log.
 
-        What the supplier raises when it is attached ends the load, and the model is freed.
+        What the suppliers raise when they are attached ends the load, and the model is freed.
         """
         engine_log().sink = self._log_sink
-        return LlamaSession(load_model(args, on_progress=on_progress, supplier=supplier))
+        return LlamaSession(
+            load_model(args, on_progress=on_progress, supplier=supplier, slots=slots)
+        )
 
 
 class LlamaSession:

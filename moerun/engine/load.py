@@ -16,8 +16,10 @@ from typing import Any, Final, NoReturn, assert_never
 
 from moerun.engine import abi, devices
 from moerun.engine.arguments import BufferReport, EngineArgs, Override
+from moerun.engine.device_slots import DeviceSlots
 from moerun.engine.engine_log import EngineLog, engine_log
-from moerun.engine.interface import ExpertSupplier, MappedFile
+from moerun.engine.graph_cuts import Graph
+from moerun.engine.interface import ExpertSupplier, MappedFile, SlotSupplier
 from moerun.engine.lazy_load import (
     advise_normal,
     mapped_files,
@@ -31,6 +33,8 @@ from moerun.engine.load_log import (
     read_load_log,
 )
 from moerun.engine.router_hook import RouterHook
+from moerun.engine.slot_opening import open_slots
+from moerun.engine.slot_use import SlotUse
 from moerun.errors import EngineOutOfMemory, EngineRefused, ModelNotFound, UsageError
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.strategy import LoadMode, Toggle
@@ -77,6 +81,7 @@ class LoadedModel:
     supplier: ExpertSupplier | None = None
     hook: RouterHook | None = None
     sequences: int = 1
+    slots: DeviceSlots | None = None
 
     def free(self) -> None:
         """Give all memory back; a second call does nothing."""
@@ -92,6 +97,9 @@ class LoadedModel:
         if self.context is not None:
             llama.llama_free(self.context)
             self.context = None
+        if self.slots is not None:
+            self.slots.close()
+            self.slots = None
         if self.model is not None:
             llama.llama_model_free(self.model)
             self.model = None
@@ -103,14 +111,17 @@ def load_model(
     *,
     on_progress: Callable[[float], None] | None = None,
     supplier: ExpertSupplier | None = None,
+    slots: SlotSupplier | None = None,
 ) -> LoadedModel:
-    """Load the model and make its context; a supplier is attached when both are there.
+    """Load the model and make its context; suppliers are attached when both are there.
 
     Raises EngineOutOfMemory with the device and bytes the log names, EngineRefused with the
     engine's own words otherwise.
     """
+    use = SlotUse(slots) if slots is not None and args.expert_slots else None
     if args.load_mode is not LoadMode.STREAM:
-        return _attached(_load(args, on_progress=on_progress, supplier=supplier), ())
+        loaded = _load(args, on_progress=on_progress, supplier=supplier, use=use)
+        return _attached(loaded, (), use)
     _check_streaming(args, supplier)
     opened = abi.open_engine()
     before = mapped_files(args.model_path)
@@ -122,8 +133,8 @@ def load_model(
             on_progress(fraction)
 
     with without_reading(opened):
-        loaded = _load(args, on_progress=progress, supplier=supplier)
-    return _attached(loaded, before)
+        loaded = _load(args, on_progress=progress, supplier=supplier, use=use)
+    return _attached(loaded, before, use)
 
 
 def _check_streaming(args: EngineArgs, supplier: ExpertSupplier | None) -> None:
@@ -138,11 +149,15 @@ def _check_streaming(args: EngineArgs, supplier: ExpertSupplier | None) -> None:
         )
 
 
-def _attached(loaded: LoadedModel, before: tuple[MappedFile, ...]) -> LoadedModel:
-    """Hand the mappings to the supplier; the model is freed when it does not take them."""
+def _attached(
+    loaded: LoadedModel, before: tuple[MappedFile, ...], use: SlotUse | None
+) -> LoadedModel:
+    """Hand slots and mappings to the suppliers; the model is freed when they do not take them."""
     if loaded.supplier is None:
         return loaded
     try:
+        if use is not None:
+            _open_slots(loaded, use)
         mapped = mapped_files(loaded.args.model_path, before=before)
         if loaded.args.load_mode is LoadMode.STREAM:
             advise_normal(mapped)
@@ -151,6 +166,26 @@ def _attached(loaded: LoadedModel, before: tuple[MappedFile, ...]) -> LoadedMode
         loaded.free()
         raise
     return loaded
+
+
+def _open_slots(loaded: LoadedModel, use: SlotUse) -> None:
+    """Make the slots; nothing is in the memory of past tokens afterwards."""
+    hook, llama = loaded.hook, loaded.abi.llama
+    if hook is None:
+        raise EngineRefused("Slots for experts need something that listens to their choice.")
+
+    keeps_state = bool(
+        llama.llama_model_is_recurrent(loaded.model) or llama.llama_model_is_hybrid(loaded.model)
+    )
+
+    def learn(tokens: int) -> Graph | None:
+        graph = hook.learn(tokens)
+        if graph is not None:
+            llama.llama_memory_clear(llama.llama_get_memory(loaded.context), keeps_state)
+        return graph
+
+    loaded.slots, refused = open_slots(loaded.abi, loaded.args, learn)
+    use.open(loaded.slots, tuple(refused))
 
 
 def load_without_memory(args: EngineArgs) -> LoadedModel:
@@ -188,6 +223,7 @@ def _load(
     is_dry: bool = False,
     on_progress: Callable[[float], None] | None = None,
     supplier: ExpertSupplier | None = None,
+    use: SlotUse | None = None,
 ) -> LoadedModel:
     opened = abi.open_engine()
     _check(args)
@@ -211,9 +247,12 @@ def _load(
     if not model:
         _refuse(args, log, mark, what="load the model")
     # Without experts that stream nothing is listened to, and the engine runs as it always does.
-    hook = RouterHook(opened, supplier) if supplier is not None and supplier.streamed else None
+    hook = None
+    if supplier is not None and supplier.streamed:
+        hook = RouterHook(opened, supplier, use)
     context_values = context_parameters(opened, args)
-    sequences = 1 if hook is not None else _granted_sequences(opened, model, args)
+    is_shared = hook is None or (use is not None and args.load_mode is not LoadMode.STREAM)
+    sequences = _granted_sequences(opened, model, args) if is_shared else 1
     if sequences > 1:
         context_values.n_seq_max = sequences
         context_values.kv_unified = True

@@ -24,9 +24,12 @@ from moerun.engine import abi
 from moerun.engine.graph_cuts import Action, Graph, GraphReader
 from moerun.engine.graph_tensors import OPERATION_OFFSET, operation_of
 from moerun.engine.interface import ExpertSupplier
+from moerun.engine.slot_use import SlotUse
 from moerun.errors import EngineRefused
 
 _FIRST_TOKEN: Final = 0
+_EXPERTS: Final = frozenset({abi.Operation.MUL_MAT_ID})
+_GATHERING: Final = _EXPERTS | {abi.Operation.ADD_ID, abi.Operation.GET_ROWS}
 
 
 class RouterHook:
@@ -35,14 +38,18 @@ class RouterHook:
     Every `llama_decode`, which must be of one micro-batch, stands between `begin` and `end`.
     """
 
-    def __init__(self, opened: abi.Abi, supplier: ExpertSupplier) -> None:
+    def __init__(
+        self, opened: abi.Abi, supplier: ExpertSupplier, slots: SlotUse | None = None
+    ) -> None:
         self.context: Any = None
         self._llama = opened.llama
-        self._reader = GraphReader(opened, supplier)
+        self._slots = slots
+        self._reader = GraphReader(opened, supplier, slots)
         self._graph: Graph | None = None
         self._reused = 0
         self._is_first_ask = False
         self._is_dry = False
+        self._must_be_new = False
         self._failure: BaseException | None = None
         self._silenced: list[tuple[int, int]] = []
         self._always = self._llama.ggml_abort_callback(lambda _: True)
@@ -52,25 +59,33 @@ class RouterHook:
         self._callback = abi.EvaluationCallback(self._answers.__getitem__)
         self.callback = ctypes.cast(self._callback, self._llama.ggml_backend_sched_eval_callback)
 
-    def learn(self) -> None:
-        """Have the graph of one token asked about and nothing of it computed.
+    def learn(self, tokens: int = 1) -> Graph | None:
+        """Have the graph of one token asked about and nothing of it computed; return it.
 
         The first token's cuts are then where they belong. The memory of past tokens is to be
-        cleared afterwards. What cannot be asked so teaches by its first token.
+        cleared afterwards. What cannot be asked so teaches by its first token. The nodes of the
+        graph are there until the next evaluation.
         """
         if self._llama.llama_model_has_encoder(self._llama.llama_get_model(self.context)):
-            return
-        token = (self._llama.llama_token * 1)(_FIRST_TOKEN)
+            return None
+        array = (self._llama.llama_token * tokens)(*([_FIRST_TOKEN] * tokens))
+        batch = self._llama.llama_batch_get_one(array, tokens)
         self._is_dry = True
-        self.begin()
+        self.begin(tokens)
         try:
-            self._llama.llama_decode(self.context, self._llama.llama_batch_get_one(token, 1))
+            self._llama.llama_decode(self.context, batch)
+            graph = self._graph
             self.end(is_complete=False)
         finally:
             self._is_dry = False
+        return graph
 
-    def begin(self) -> None:
-        """A graph is about to be computed."""
+    def begin(self, tokens: int) -> None:
+        """A graph of so many tokens is about to be computed."""
+        self._must_be_new = self._slots is not None and self._slots.begin(tokens)
+        if self._must_be_new:
+            # there is no control vector; to say so once more has the next graph built anew
+            self._llama.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0)
         self._is_first_ask = True
         self._reader.heard = 0
         if self._reader.ask_wishes():
@@ -123,10 +138,19 @@ class RouterHook:
     def after(self) -> None:
         """Nothing is known of a node that was not known before it was computed."""
 
+    @property
+    def _uses_slots(self) -> bool:
+        return self._slots is not None and self._slots.is_on
+
     def _begin_graph(self) -> Graph:
         """Return the graph of the last time where the engine uses it again, else an empty one."""
         reused = self._llama.llama_perf_context(self.context).n_reused
         is_same, self._reused = reused == self._reused + 1, reused
+        if is_same and self._must_be_new:
+            raise EngineRefused(
+                "The engine used a graph again whose experts have moved since it was built.",
+                hint="--streaming off runs the model without slots.",
+            )
         if is_same and self._graph is not None:
             self._answers.use(self._graph)
             return self._graph
@@ -151,9 +175,13 @@ class RouterHook:
             self._silence(pointer)
 
     def _silence(self, pointer: int) -> None:
-        """Let a node compute nothing, until `end`; only products with experts, but when dry."""
+        """Let a node compute nothing, until `end`; only what reads experts, but when dry.
+
+        With slots that is all that gathers by a choice, which was not rewritten: numbers of experts
+        reach beyond the slots.
+        """
         operation = operation_of(pointer)
-        if self._is_dry or operation == abi.Operation.MUL_MAT_ID:
+        if self._is_dry or operation in (_GATHERING if self._uses_slots else _EXPERTS):
             self._silenced.append((pointer, operation))
             node = ctypes.c_int.from_address(pointer + OPERATION_OFFSET)
             node.value = int(abi.Operation.NONE)

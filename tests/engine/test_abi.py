@@ -161,4 +161,4 @@ def test_another_tensor_or_operation_is_noticed():
     grown = dataclasses.replace(opened, tensor_overhead=lambda: 376)
     assert abi.mismatches(grown) == ("a tensor takes 376 bytes, not 368",)
     moved = dataclasses.replace(opened, operation_name=lambda n: b"MUL_MAT" if n else b"NONE")
-    assert abi.mismatches(moved) == ("operation 30 is MUL_MAT, not MUL_MAT_ID",)
+    assert "operation 30 is MUL_MAT, not MUL_MAT_ID" in abi.mismatches(moved)

@@ -357,7 +357,7 @@ def _evaluate_untaught(path: Path, supplier: Recording) -> list[bytes]:
     assert model.hook is not None
     for token in (5, 6, 7):
         array = (llama.llama_token * 1)(token)
-        model.hook.begin()
+        model.hook.begin(1)
         assert llama.llama_decode(model.context, llama.llama_batch_get_one(array, 1)) == 0
         model.hook.end(is_complete=True)
         supplier.check()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.tiny_models import hybrids, transformers
-from tests.tiny_models.blocks import vocabulary_keys
+from tests.tiny_models.blocks import scale_experts, vocabulary_keys
 from tests.tiny_models.draft import Draft, Shape
 from tests.tiny_models.transformers import Recipe
 
@@ -115,11 +115,13 @@ def write_tiny_model(
     tied_output: bool = False,
     vocabulary: int | None = None,
     shape: Shape | None = None,
+    scaled_experts: bool = False,
 ) -> Path:
     """Write a model of one of ARCHITECTURES and return the file that the engine is given.
 
     `tied_output` leaves the output matrix out where the architecture allows it; `vocabulary`
     asks for many tokens (320 otherwise); with several `shards` the path names the first.
+    `scaled_experts` adds a number for every matrix of an expert that its products are scaled by.
     """
     entry = ARCHITECTURES[architecture]
     chosen = shape or entry.shape
@@ -128,5 +130,7 @@ def write_tiny_model(
     draft = Draft(entry.in_file, chosen, seed=seed, tied_output=tied_output)
     draft.plain_keys({"general.name": f"tiny {architecture}", "general.file_type": 7})
     entry.recipe(draft)
+    if scaled_experts:
+        scale_experts(draft)
     draft.plain_keys(vocabulary_keys(chosen.vocabulary))
     return draft.write(path, shards=shards)

@@ -144,6 +144,13 @@ def experts(
             draft.vector(f"{name}.bias", rows, count, centre=0.0)
 
 
+def scale_experts(draft: Draft) -> None:
+    """Add a scale for every matrix of every expert, which any architecture may have."""
+    matrices = [t.name for t in draft.tensors if t.name.endswith("_exps.weight")]
+    for name in matrices:
+        draft.vector(name.replace(".weight", ".scale"), draft.shape.experts, spread=0.3)
+
+
 def vocabulary_keys(token_count: int) -> dict[str, Value]:
     """Return a SentencePiece vocabulary: three control tokens, all bytes, then words."""
     special = ["<unk>", "<s>", "</s>"]

@@ -1,0 +1,66 @@
+"""Whether an evaluation reads slots, and the numbers by which it finds its experts there.
+
+Knows: the supplier of slots, the slots, and what the present evaluation does.
+Does not know: graphs, or how experts come into slots.
+"""
+
+from typing import Any
+
+import numpy
+import numpy.typing
+
+from moerun.engine.device_slots import DeviceSlots
+from moerun.engine.interface import Routing, SlotSupplier
+from moerun.errors import EngineRefused
+
+
+class SlotUse:
+    """The slots of one context; they are there once `open` was called."""
+
+    def __init__(self, supplier: SlotSupplier) -> None:
+        self._supplier = supplier
+        self._slots: DeviceSlots | None = None
+        self._last_tokens: int | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether graphs that are built now read slots."""
+        return self._slots is not None and self._slots.is_on
+
+    def open(self, slots: DeviceSlots, refused: tuple[str, ...]) -> None:
+        """Take the slots over, and hand them to their supplier."""
+        self._slots = slots
+        self._supplier.attach_slots(slots, refused)
+
+    def begin(self, tokens: int) -> bool:
+        """Turn slots on or off for a batch; True where its graph must not be that of the last one.
+
+        Graphs are used again for as many tokens as before alone.
+        """
+        if self._slots is None:
+            return False
+        uses = self._supplier.wants_slots and tokens <= self._slots.most_tokens
+        is_changed, is_alike = uses != self._slots.is_on, tokens == self._last_tokens
+        self._slots.turn(uses)
+        self._last_tokens = tokens
+        self._supplier.begin(uses_slots=uses)
+        return is_changed and is_alike
+
+    def is_used(self, layer: int) -> bool:
+        """Whether the present evaluation reads the experts of a layer from slots."""
+        slots = self._slots
+        return slots is not None and slots.is_on and layer in slots
+
+    def rewritten(self, routing: Routing) -> "numpy.typing.NDArray[Any]":
+        """Return the choice by numbers of slots, after its experts were supplied."""
+        assert self._slots is not None, "asked only where slots are used"
+        found = self._supplier.slots_of(routing.layer, routing.experts)
+        count = self._slots.counts_of(routing.layer)
+        if len(set(found)) != len(routing.experts) or min(found) < 0 or max(found) >= count:
+            raise EngineRefused(
+                f"The experts {routing.experts} of layer {routing.layer} are said to be in the "
+                f"slots {tuple(found)} of {count}."
+            )
+        slots = dict(zip(routing.experts, found, strict=True))
+        numbers = [slots[expert] for expert in routing.rows.ravel().tolist()]
+        return numpy.array(numbers, dtype=numpy.int32).reshape(routing.rows.shape)
