@@ -89,6 +89,51 @@ class LayerHeat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SlotCounters:
+    """Slots for experts in the memory of devices, and what was moved there so far.
+
+    `tokens` counts evaluations that read slots, most of which are of one token; `hits` and
+    `uploads` are requests of these for one expert of one layer. `upload_s` is the time in which
+    they waited for uploads, without that of bringing the experts into memory before. `is_queued`
+    tells whether the next expert is prepared while one is under way. All missing experts are
+    uploaded: none is computed on the host.
+    """
+
+    layers: int
+    slots: int
+    held_experts: int
+    device_bytes: tuple[tuple[str, int], ...]
+    is_queued: bool
+    tokens: int = 0
+    hits: int = 0
+    uploads: int = 0
+    upload_bytes: int = 0
+    upload_s: float = 0.0
+    evicted: int = 0
+
+    @property
+    def hit_fraction(self) -> float | None:
+        """The share of requests that were in a slot; None before the first."""
+        requests = self.hits + self.uploads
+        return self.hits / requests if requests else None
+
+    @property
+    def uploads_per_token(self) -> float | None:
+        """How many experts are uploaded for one token; None before the first."""
+        return self.uploads / self.tokens if self.tokens else None
+
+    @property
+    def upload_s_per_token(self) -> float | None:
+        """How long one token waits for uploads; None before the first."""
+        return self.upload_s / self.tokens if self.tokens else None
+
+    @property
+    def upload_bytes_per_s(self) -> float | None:
+        """The rate of uploads; None before the first."""
+        return self.upload_bytes / self.upload_s if self.upload_s else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingSample:
     """One look at the experts of a runner. `at_s` is of the machine's monotonic clock.
 
@@ -96,7 +141,8 @@ class StreamingSample:
     it cannot be asked). `decode` and `prefill` count since the start, `recent` over the last
     minute. `because` says why this mechanism and policy run. `storage_read_bytes` were read past
     the page cache by reads of our own, dense weights included, in the `storage_busy_s` in which
-    at least one was under way.
+    at least one was under way. `slots` is None where no device has any; with the mechanism `slots`
+    a hit of `decode` is one in a slot.
     """
 
     at_s: float
