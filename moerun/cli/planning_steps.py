@@ -4,7 +4,6 @@ Knows: the order of asking, and when a machine is imagined instead of probed.
 Does not know: the engine (a verb that runs asks it), or how anything is shown.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,12 +42,12 @@ def read_settings(flags: PlacementFlags, profile: "ModelProfile | None" = None) 
 
 def check_model_settings(parameters: tuple[tuple[str, Any], ...], *, origin: str) -> None:
     """Refuse parameters of a Modelfile whose settings cannot be meant; nothing else is read."""
-    from moerun.settings.load import load_settings
+    from moerun.settings.load import check_model
     from moerun.store.profile import ModelProfile
 
-    profile = ModelProfile(name=origin, parameters=parameters)
-    nowhere = Path(os.devnull)
-    load_settings(environment={}, user_folder=nowhere, folder=nowhere, model=_settings_of(profile))
+    settings = _settings_of(ModelProfile(name=origin, parameters=parameters))
+    if settings is not None:
+        check_model(settings)
 
 
 def _settings_of(profile: "ModelProfile | None") -> "ModelSettings | None":

@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route
 
 from moerun.server import ollama_shapes, openai_shapes
 from moerun.server.backend import Backend
+from moerun.server.blobs import BlobEndpoint
 from moerun.server.endpoints import Endpoint, ErrorShape, Handler, write_json
 from moerun.server.management import ManagementApi
 from moerun.server.ollama_api import OllamaApi
@@ -48,6 +49,7 @@ def make_app(backend: Backend, management: ManagementApi | None = None) -> Starl
 
 def _ollama_routes(backend: Backend, management: ManagementApi) -> list[BaseRoute]:
     api = OllamaApi(backend)
+    blobs = Route("/api/blobs/{digest}", BlobEndpoint(management.store), methods=["HEAD", "POST"])
     rows: tuple[tuple[str, str, Callable[..., Awaitable[Any]]], ...] = (
         ("POST", "/api/generate", api.generate),
         ("POST", "/api/chat", api.chat),
@@ -64,7 +66,8 @@ def _ollama_routes(backend: Backend, management: ManagementApi) -> list[BaseRout
         ("POST", "/api/copy", management.copy),
         ("DELETE", "/api/delete", management.delete),
     )
-    return [_route(method, path, handler, ollama_shapes.SHAPE) for method, path, handler in rows]
+    named = [_route(method, path, handler, ollama_shapes.SHAPE) for method, path, handler in rows]
+    return [*named, blobs]
 
 
 def _route(method: str, path: str, handler: Handler, shape: ErrorShape) -> Route:

@@ -18,6 +18,7 @@ from moerun.engine.interface import (
     GenerationResult,
     Thinking,
 )
+from moerun.runner.carried import carried_by
 from moerun.server.facts import FactsReader, ModelFacts
 from moerun.server.refusals import Refused
 from moerun.server.runners import LoadWishes, ServedModel
@@ -58,11 +59,15 @@ class Backend:
         return self.facts.facts_of(model.path)
 
     async def answer(self, order: Order) -> AsyncGenerator[AnswerPart | Answered, None]:
-        """Yield the parts of an answer and its end; closing it early cancels the answer."""
+        """Yield the parts of an answer and its end; closing it early cancels the answer.
+
+        What the model carries goes with it here, since models of the same weights share one load.
+        """
         begun_s = time.monotonic()
+        request = carried_by(order.model.profile).applied_to(order.request)
         lease = await self.scheduler.acquire(order.model, order.wishes, order.keep_alive_s)
         try:
-            async with aclosing(lease.generate(order.request)) as events:
+            async with aclosing(lease.generate(request)) as events:
                 async for event in events:
                     if isinstance(event, GenerationResult):
                         total_s = time.monotonic() - begun_s

@@ -19,10 +19,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
 from moerun.server.bodies import MOST_BODY_BYTES, Fields, parse_body
-from moerun.server.refusals import TOO_LARGE, Refusal, Refused, is_fault, refusal_of
+from moerun.server.refusals import TOO_LARGE, TOO_SLOW, Refusal, Refused, is_fault, refusal_of
 
 _LOG: Final = logging.getLogger(__name__)
 JSON_TYPE: Final = "application/json; charset=utf-8"
+_STALLED_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,16 +157,32 @@ def write_json(content: Any) -> bytes:
 
 
 async def read_body(request: Request, most_bytes: int = MOST_BODY_BYTES) -> bytes:
-    """Return a body; Refused with 413 as soon as it is too large."""
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdecimal() and int(announced[:20]) > most_bytes:
+    """Return a body; Refused with 413 as soon as it is too large, with 408 when it stalls."""
+    if (announced_bytes(request) or 0) > most_bytes:
         raise _too_large(most_bytes)
-    body = bytearray()
-    async for piece in request.stream():
+    body, pieces = bytearray(), request.stream()
+    while (piece := await next_piece(pieces)) is not None:
         body += piece
         if len(body) > most_bytes:
             raise _too_large(most_bytes)
     return bytes(body)
+
+
+def announced_bytes(request: Request) -> int | None:
+    """Return how large the body is by its header, None where that does not say."""
+    announced = request.headers.get("content-length", "")
+    return int(announced[:20]) if announced.isascii() and announced.isdecimal() else None
+
+
+async def next_piece(pieces: AsyncGenerator[bytes, None]) -> bytes | None:
+    """Return what comes next of a body, None at its end; Refused when nothing comes for long."""
+    try:
+        return await asyncio.wait_for(anext(pieces), _STALLED_S)
+    except StopAsyncIteration:
+        return None
+    except TimeoutError:
+        said = f"nothing more of the request body came for {_STALLED_S:g} s"
+        raise Refused(said, status=TOO_SLOW) from None
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

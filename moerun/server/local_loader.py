@@ -22,7 +22,7 @@ from moerun.engine.interface import (
     GenerationRequest,
     GenerationResult,
 )
-from moerun.errors import EngineMismatch, ModelNotFound, MoerunError, UsageError
+from moerun.errors import EngineMismatch, MoerunError
 from moerun.experts.counters import StreamingSample
 from moerun.machine.description import HOST, DeviceId, Machine
 from moerun.model.description import Model
@@ -31,7 +31,6 @@ from moerun.places import log_folder, models_folder, state_folder
 from moerun.planning.plan import Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import Strategy, Tier, Toggle
-from moerun.runner.carried import Carried, carried_by
 from moerun.runner.loading import Loaded, Voice, load_as_planned
 from moerun.runner.mode import describe_mode
 from moerun.runner.opening import deciding_on, record_of
@@ -39,11 +38,9 @@ from moerun.runner.parent import Runner
 from moerun.runner.record_keeper import RecordKeeper
 from moerun.runner.records import RunnerRecord
 from moerun.server.runners import Holding, LoadWishes, ServedModel
-from moerun.settings.description import LoadedSettings, ModelSettings
+from moerun.settings.description import LoadedSettings
 from moerun.settings.load import with_model
-from moerun.store.library import find_model
 from moerun.store.locks import model_in_use
-from moerun.store.profile import ModelProfile, profile_of
 from moerun.worker.look import look_with_workers
 
 _LOG: Final = logging.getLogger(__name__)
@@ -71,10 +68,8 @@ class LocalModel:
         mode: str,
         keeper: RecordKeeper,
         streams: bool,
-        carried: Carried,
         held: ExitStack,
     ) -> None:
-        self._carried = carried
         self._held = held  # the locks of its blobs
         self._runner = runner
         self._loaded = loaded
@@ -136,8 +131,7 @@ class LocalModel:
         self, request: GenerationRequest, *, on_part: Callable[[AnswerPart], None], number: int
     ) -> GenerationResult:
         """Answer."""
-        asked = self._carried.applied_to(request)
-        return self._runner.generate(asked, on_part=on_part, number=number)
+        return self._runner.generate(request, on_part=on_part, number=number)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Return vectors."""
@@ -229,7 +223,6 @@ class LocalLoader:
             mode=mode,
             keeper=keeper,
             streams=loaded.streaming is not None,
-            carried=carried_by(_profile_of(model)),
             held=held,
         )
 
@@ -253,10 +246,8 @@ class LocalLoader:
         next model will need.
         """
         settings = self._settings.settings
-        profile = _profile_of(served)
-        if profile is not None and profile.settings:
-            asked = ModelSettings(origin=f"model {profile.name}", values=profile.settings)
-            settings = with_model(settings, asked)
+        if served.settings is not None:
+            settings = with_model(settings, served.settings)
         strategy = settings.settings.strategy
         context_tokens = wishes.context_tokens
         if context_tokens is not None:
@@ -273,15 +264,6 @@ class LocalLoader:
             tiers = tuple(tier for tier in strategy.hierarchy if tier is not Tier.VRAM)
             strategy = replace(strategy, hierarchy=tiers)
         return replace(strategy, extra_buffers=Toggle.OFF) if self._is_plain else strategy
-
-
-def _profile_of(model: ServedModel) -> ModelProfile | None:
-    """Return what a model carries; None for one that is a file, or is gone."""
-    try:
-        found = find_model(model.name)
-    except (UsageError, ModelNotFound):
-        return None
-    return profile_of(found) if found is not None and found.manifest is not None else None
 
 
 def _file_of(model: ServedModel) -> Path | None:

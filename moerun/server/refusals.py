@@ -13,7 +13,9 @@ from moerun.errors import (
     ModelError,
     ModelNotFound,
     MoerunError,
+    NoRoom,
     PlanError,
+    Unreachable,
     UsageError,
 )
 
@@ -22,11 +24,14 @@ UNAUTHORIZED: Final = 401
 FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 METHOD_NOT_ALLOWED: Final = 405
+TOO_SLOW: Final = 408
 TOO_LARGE: Final = 413
 HEADERS_TOO_LARGE: Final = 431
 FAILURE: Final = 500
 NOT_IMPLEMENTED: Final = 501
+BAD_GATEWAY: Final = 502
 BUSY: Final = 503
+NO_ROOM: Final = 507
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +89,10 @@ def _status_of(error: MoerunError) -> int:
             return BAD_REQUEST
         case AccessDenied():
             return FORBIDDEN
+        case NoRoom():
+            return NO_ROOM
+        case Unreachable():
+            return BAD_GATEWAY
         case PlanError() | EngineError():
             return FAILURE
         case _:

@@ -18,6 +18,8 @@ from moerun.engine.interface import (
 )
 from moerun.experts.counters import StreamingSample
 from moerun.machine.description import DeviceId
+from moerun.settings.description import ModelSettings
+from moerun.store.profile import ModelProfile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,11 +37,31 @@ class LoadWishes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model that can be asked for: its name with a tag, its file, when it was changed."""
+    """A model that can be asked for: its name with a tag, its file, when it was changed.
+
+    `digest` is that of its manifest, `profile` what it carries, None for a file by itself.
+    """
 
     name: str
     path: str
     modified_at_s: float
+    digest: str | None = None
+    profile: ModelProfile | None = None
+
+    @property
+    def settings(self) -> ModelSettings | None:
+        """Return what it asks for of memory and placement, None when that is nothing."""
+        if self.profile is None or not self.profile.settings:
+            return None
+        return ModelSettings(origin=f"model {self.profile.name}", values=self.profile.settings)
+
+    @property
+    def key(self) -> str:
+        """Return what is loaded once: a file, placed as asked.
+
+        Models of the same weights share them, whatever else each of them carries.
+        """
+        return self.path if self.settings is None else f"{self.path} {self.settings.values!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

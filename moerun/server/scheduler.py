@@ -70,7 +70,7 @@ class Scheduler:
 
     def slot_of(self, model: ServedModel) -> Slot | None:
         """Return the loaded model, None when it is not in memory."""
-        return self._slots.get(model.path)
+        return self._slots.get(model.key)
 
     async def acquire(
         self, model: ServedModel, wishes: LoadWishes, keep_alive_s: float | None = None
@@ -89,7 +89,7 @@ class Scheduler:
 
     async def unload(self, model: ServedModel) -> bool:
         """Let a model leave as soon as nobody uses it; False when it is not in memory."""
-        slot = self._slots.get(model.path)
+        slot = self._slots.get(model.key)
         if slot is None:
             return False
         if slot.users == 0:
@@ -138,7 +138,7 @@ class Scheduler:
     async def _join(self, model: ServedModel, wishes: LoadWishes) -> Slot:
         """Return the model's slot with this request among its users."""
         while True:
-            slot = self._slots.get(model.path)
+            slot = self._slots.get(model.key)
             if slot is None:
                 await self._await_load(model, wishes)
             elif not slot.is_usable:
@@ -159,35 +159,35 @@ class Scheduler:
 
     async def _await_load(self, model: ServedModel, wishes: LoadWishes) -> None:
         """Wait for the model to be loaded; one who leaves meanwhile stops nobody else's load."""
-        load = self._loads.get(model.path)
+        load = self._loads.get(model.key)
         if load is None:
             load = asyncio.create_task(self._load(model, wishes))
-            self._loads[model.path] = load
-            load.add_done_callback(lambda done: self._forget_load(model.path, done))
+            self._loads[model.key] = load
+            load.add_done_callback(lambda done: self._forget_load(model.key, done))
         await asyncio.shield(load)
 
-    def _forget_load(self, path: str, load: asyncio.Task[None]) -> None:
-        self._loads.pop(path, None)
+    def _forget_load(self, key: str, load: asyncio.Task[None]) -> None:
+        self._loads.pop(key, None)
         if not load.cancelled():
             load.exception()  # looked at, since everyone who asked may have left
 
     async def _load(self, model: ServedModel, wishes: LoadWishes) -> None:
         async with self._turn_to_load:
-            if self._is_closed:
-                raise ServerBusy(waiting=self._waiting, retry_after_s=_RETRY_AFTER_S)
             while self._endings:  # what leaves still holds its memory
                 await asyncio.wait(self._endings)
             loaded = await self._load_making_room(model, wishes)
             slot = Slot(model, wishes, loaded)
             slot.keep_alive_s = self._policy.keep_alive_s
             slot.last_used_s = asyncio.get_running_loop().time()
-            self._slots[model.path] = slot
+            self._slots[model.key] = slot
             await self._measure(slot)
             if slot.users == 0:
                 self._start_timer(slot, max(_UNCLAIMED_S, slot.keep_alive_s))
 
     async def _load_making_room(self, model: ServedModel, wishes: LoadWishes) -> LoadedModel:
         while True:
+            if self._is_closed:
+                raise ServerBusy(waiting=self._waiting, retry_after_s=_RETRY_AFTER_S)
             room = await self._room()
             residents = self._residents()
             idle = [each for each in residents if each.is_idle]
@@ -201,8 +201,9 @@ class Scheduler:
                 await self._change()
                 continue
             leaving = choose_evictions(needs, room, residents)
-            for path in [each.name for each in idle] if leaving is None else leaving:
-                await self._remove(self._slots[path])
+            for key in [each.name for each in idle] if leaving is None else leaving:
+                if (slot := self._slots.get(key)) is not None and slot.users == 0:
+                    await self._remove(slot)
             try:
                 room = await self._room()
                 return await self._in_thread(lambda: self._loader.load(model, wishes, room))  # noqa: B023
@@ -231,12 +232,12 @@ class Scheduler:
     def _residents(self) -> tuple[Resident, ...]:
         return tuple(
             Resident(
-                name=path,
+                name=key,
                 last_used_s=slot.last_used_s,
                 is_idle=slot.users == 0,
                 frees_bytes=tuple((each.device, each.size_bytes) for each in slot.held),
             )
-            for path, slot in self._slots.items()
+            for key, slot in self._slots.items()
         )
 
     async def _measure(self, slot: Slot) -> None:
@@ -281,10 +282,10 @@ class Scheduler:
 
     def _begin_removal(self, slot: Slot) -> "asyncio.Future[None] | None":
         """End a model's process in a thread; None when that was begun before."""
-        if self._slots.get(slot.model.path) is not slot:
+        if self._slots.get(slot.model.key) is not slot:
             return None
         self._stop_timer(slot)
-        del self._slots[slot.model.path]
+        del self._slots[slot.model.key]
         slot.is_leaving = True
 
         def end() -> None:

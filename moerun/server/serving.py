@@ -32,7 +32,10 @@ from moerun.server.scheduler import SchedulePolicy, Scheduler
 from moerun.server.security import Access, Guard
 from moerun.server.shelf import LocalShelf
 from moerun.settings.description import LoadedSettings
+from moerun.store.own_store import OwnStore
+from moerun.store.uploads import Uploads
 
+_LOG: Final = logging.getLogger(__name__)
 KEY_VARIABLE: Final = "MOERUN_API_KEY"
 ORIGINS_VARIABLE: Final = "MOERUN_ORIGINS"
 PARALLEL_VARIABLE: Final = "MOERUN_NUM_PARALLEL"
@@ -88,6 +91,8 @@ def serve_forever(placement: LoadedSettings, *, tell: Callable[[str], None]) -> 
     settings = read_server_settings(os.environ)
     address = read_address(os.environ)
     app = assemble(settings, placement)
+    if forgotten := Uploads(OwnStore()).remove_forgotten():
+        _LOG.info("%d uploads of which no model was made are removed", forgotten)
     with open_socket(address) as listening:
         tell(f"moerun listens on {url_of(listening)}")
         if not address.is_loopback and settings.access.api_key is None:

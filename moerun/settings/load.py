@@ -115,6 +115,12 @@ def with_model(loaded: LoadedSettings, model: ModelSettings) -> LoadedSettings:
     return changed
 
 
+def check_model(model: ModelSettings) -> None:
+    """Refuse what a model asks for where it cannot be meant; no file and no variable is read."""
+    nowhere = Path(os.devnull)
+    load_settings(environment={}, user_folder=nowhere, folder=nowhere, model=model)
+
+
 def read_settings_file(path: Path) -> Settings:
     """Return the defaults with what one file sets."""
     settings = Settings()

@@ -33,6 +33,7 @@ from moerun.server.scheduler import SchedulePolicy, Scheduler
 from moerun.server.security import Access, Guard
 from moerun.server.serving import make_server
 from moerun.server.shelf import Shelf, checked_name, tagged
+from moerun.store.installed import InstalledModel
 from moerun.store.own_store import OwnStore
 
 MODELS = ("alpha", "beta", "gamma")
@@ -187,6 +188,9 @@ class FakeShelf:
         if bare not in self.names:
             raise Refused(f"model '{name}' not found", status=NOT_FOUND)
         return ServedModel(name=tagged(bare), path=bare, modified_at_s=1_000_000.0)
+
+    def installed(self, name: str) -> InstalledModel:
+        raise Refused(f"model '{name}' is none of files", status=NOT_FOUND)
 
     def all(self) -> tuple[ServedModel, ...]:
         return tuple(self.find(name) for name in self.names)
