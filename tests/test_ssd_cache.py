@@ -4,7 +4,6 @@ import ctypes
 import mmap
 import os
 import random
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +189,8 @@ def test_a_copy_that_was_cut_is_told_and_the_file_read(room: int, path: Path, tm
 def test_a_disk_that_takes_no_more_is_told_and_nothing_is_lost(
     room: int, path: Path, tmp_path: Path
 ):
+    import resource  # which Windows has not
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Run(path, tmp_path / "fast") as run:
         run.read(room, 0, 4)

@@ -9,16 +9,14 @@ What is in a copy is known by a book beside it. The book names only what was on 
 was written, and the files it was copied from by path, inode, size and time of change; anything
 else begins anew. One run at a time uses the copies of a model.
 
-Knows: the folder, the copies, their book, and how much room they may take.
-Does not know: experts, or what a read is for.
+Knows: the copies, their book, and the order of writing.
+Does not know: experts, what a read is for, or how the room is shared.
 """
 
 import ctypes
-import errno
 import mmap
 import os
 import queue
-import shutil
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -31,19 +29,20 @@ from moerun.experts.memory_map import PAGE_BYTES, drop_from_page_cache, page_flo
 from moerun.experts.order import SsdCacheOrder
 from moerun.experts.read_queue import Read
 from moerun.experts.spans import Spans
+from moerun.experts.ssd_cache_folder import (
+    BOOK,
+    folder_of_model,
+    hold,
+    open_copy,
+    remove_copies,
+    room_bytes,
+)
 from moerun.experts.state_file import read_value, write_value
 from moerun.planning.strategy import Limit
 
 SCHEMA: Final = 1
 BUFFERS: Final = 4  # copies that wait for the disk of the cache; more are not made meanwhile
-_BOOK: Final = "book.json"
-_LOCK: Final = "lock"
-_COPY_ENDING: Final = ".pages"
-_PREFIX: Final = "moerun-"
-_BLOCK_BYTES: Final = 512  # the unit of st_blocks (stat(2))
-_DIGEST_LETTERS: Final = 16
-_BYTES_BETWEEN_BOOKS: Final = 256 << 20  # at most so much is copied again after a crash
-_KEPT_FREE_BYTES: Final = 1 << 30  # of the file system, where nobody named a limit
+_BYTES_BETWEENBOOKS: Final = 256 << 20  # at most so much is copied again after a crash
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,10 +110,9 @@ def open_ssd_cache(
                 f"the SSD cache {folder} is not used: it lies on the file system of the model, so "
                 "nothing would be won; name a folder on a faster disk"
             )
-        own = folder / f"{_PREFIX}{model_digest[:_DIGEST_LETTERS]}"
-        own.mkdir(mode=0o700, exist_ok=True)
+        own = folder_of_model(folder, model_digest)
         with ExitStack() as opening:
-            if not _hold(own, opening):
+            if not hold(own, opening):
                 return None, f"the SSD cache {own} is not used: another run uses it"
             cache = SsdCache(own, files, order.limit, read_bytes, opening)
             opening.pop_all()
@@ -140,18 +138,19 @@ class SsdCache:
         """
         self._folder = folder
         self._sources = tuple(_source(path, descriptor) for path, descriptor in files)
-        book, self._note = read_value(folder / _BOOK, Book, schema=SCHEMA)
+        book, self._note = read_value(folder / BOOK, Book, schema=SCHEMA)
         is_of_these = book is not None and book.sources == self._sources
         ranges = book.ranges if book is not None and is_of_these else ()
         self._spans = tuple(Spans(found) for found in ranges)
-        self.limit_bytes = _room_bytes(folder, limit, self._sources, self._all_bytes())
+        model_bytes = sum(source.size_bytes for source in self._sources)
+        self.limit_bytes = room_bytes(
+            folder, limit, model_bytes=model_bytes, held_bytes=self._all_bytes()
+        )
         if len(self._spans) != len(files) or self._all_bytes() > self.limit_bytes:
-            _remove_copies(folder)
+            remove_copies(folder)
             self._spans = tuple(Spans() for _ in files)
         self._promised_bytes = self._all_bytes()  # held, or on the way to it
-        self._copies = tuple(
-            _open_copy(folder / f"{number}{_COPY_ENDING}", opening) for number in range(len(files))
-        )
+        self._copies = tuple(open_copy(folder, number, opening) for number in range(len(files)))
         self._buffer_bytes = page_floor(read_bytes) + 2 * PAGE_BYTES
         self._free: queue.SimpleQueue[_Buffer] = queue.SimpleQueue()
         for _ in range(BUFFERS):
@@ -238,7 +237,7 @@ class SsdCache:
             if self._writes:
                 self._write(piece)
             self._free.put(piece.buffer)
-            if self._unbooked_bytes >= _BYTES_BETWEEN_BOOKS:
+            if self._unbooked_bytes >= _BYTES_BETWEENBOOKS:
                 self._write_book()
 
     def _write(self, piece: _Copying) -> None:
@@ -267,17 +266,17 @@ class SsdCache:
         with self._lock:
             ranges = tuple(spans.ranges() for spans in self._spans)
         if not self._reads:  # the next run begins anew
-            (self._folder / _BOOK).unlink(missing_ok=True)
+            (self._folder / BOOK).unlink(missing_ok=True)
             return
         try:
             for copy in self._copies:
                 os.fsync(copy)
         except OSError as error:
             self._forsake(f"did not reach its disk ({error.strerror or error})")
-            (self._folder / _BOOK).unlink(missing_ok=True)
+            (self._folder / BOOK).unlink(missing_ok=True)
             return
         failure = write_value(
-            self._folder / _BOOK, Book(sources=self._sources, ranges=ranges), schema=SCHEMA
+            self._folder / BOOK, Book(sources=self._sources, ranges=ranges), schema=SCHEMA
         )
         if failure is not None:
             self._end_writing(f"takes no more ({failure})")
@@ -297,19 +296,6 @@ class SsdCache:
         return sum(spans.total_bytes for spans in self._spans)
 
 
-def _hold(folder: Path, opening: ExitStack) -> bool:
-    """Lock the copies of a model for this process; False when another one has them."""
-    import fcntl
-
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    opening.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _source(path: str, descriptor: int) -> Source:
     """Return an open file as it is. Its device is left out: a share has another at each mount."""
     found = os.fstat(descriptor)
@@ -326,72 +312,7 @@ def _buffer(size_bytes: int) -> _Buffer:
     return _Buffer(memory=memory, address=ctypes.addressof(ctypes.c_char.from_buffer(memory)))
 
 
-def _open_copy(path: Path, held: ExitStack) -> int:
-    """Return a copy opened for both ways, past the page cache where its file system can."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        copy = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o600)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        copy = os.open(path, flags, 0o600)
-    held.callback(os.close, copy)
-    return copy
-
-
 def _is_direct(copy: int) -> bool:
     import fcntl
 
     return bool(fcntl.fcntl(copy, fcntl.F_GETFL) & getattr(os, "O_DIRECT", 0))
-
-
-def _room_bytes(
-    folder: Path, limit: Limit | None, sources: Sequence[Source], held_bytes: int
-) -> int:
-    """Return what the copies of one model may take.
-
-    Without a limit that is all but a reserve of what is free. A limit is for all models: copies
-    of others leave, those used longest ago first, as far as this model needs it.
-    """
-    disk = shutil.disk_usage(folder)
-    if limit is None:
-        return page_floor(max(0, held_bytes + disk.free - _KEPT_FREE_BYTES))
-    limit_bytes = limit.resolve(disk.total)
-    wanted_bytes = min(limit_bytes, sum(source.size_bytes for source in sources))
-    folders = set(folder.parent.glob(f"{_PREFIX}*")) - {folder}
-    others = {other: _disk_bytes(other) for other in folders}
-    for other in sorted(others, key=_used_at_s):
-        if sum(others.values()) + wanted_bytes > limit_bytes and _remove_unused(other):
-            del others[other]
-    return page_floor(max(0, min(limit_bytes - sum(others.values()), held_bytes + disk.free)))
-
-
-def _copies_in(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(folder.glob(f"*{_COPY_ENDING}")))
-
-
-def _used_at_s(folder: Path) -> float:
-    book = folder / _BOOK
-    return book.stat().st_mtime if book.exists() else 0.0
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(path.stat().st_blocks * _BLOCK_BYTES for path in _copies_in(folder))
-
-
-def _remove_unused(folder: Path) -> bool:
-    """Remove the copies of a model that no run uses; nothing but files of this module goes."""
-    with ExitStack() as opening:
-        if not _hold(folder, opening):
-            return False
-        _remove_copies(folder)
-        (folder / _LOCK).unlink()
-        folder.rmdir()
-        return True
-
-
-def _remove_copies(folder: Path) -> None:
-    """Remove the book first, so that it never names what is gone."""
-    (folder / _BOOK).unlink(missing_ok=True)
-    for path in _copies_in(folder):
-        path.unlink(missing_ok=True)
