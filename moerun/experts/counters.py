@@ -169,6 +169,7 @@ class StreamingSample:
     storage_read_bytes: int | None = None
     storage_busy_s: float | None = None
     ssd_cache: SsdCacheUse | None = None
+    slots: SlotCounters | None = None
 
     @property
     def storage_bytes_per_s(self) -> float | None:

@@ -44,7 +44,7 @@ class Mechanisms:
             case StreamingMode.PAGING:
                 paging = PagingMechanism(self._memory, policy, cache_bytes=cache_bytes)
                 return Working(mechanism=paging, policy=policy, notes=self.notes)
-            case StreamingMode.AUTO | StreamingMode.OFF:
+            case StreamingMode.AUTO | StreamingMode.OFF | StreamingMode.SLOTS:
                 raise UsageError(f"'{mode.value}' is no mechanism; use paging or cache")
             case _:
                 assert_never(mode)

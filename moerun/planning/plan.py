@@ -23,6 +23,7 @@ class ChargeKind(StrEnum):
     RUNTIME = "runtime"
     STAGING = "staging"
     EXPERT_CACHE = "expert_cache"  # experts that are on SSD, as many as are held at a time
+    EXPERT_SLOTS = "expert_slots"  # copies in VRAM of experts that the host has, likely ones
     MARGIN = "margin"
 
 
@@ -165,7 +166,7 @@ class Rung:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamingPlan:
-    """How the experts on SSD stream through a cache in RAM.
+    """How the experts on SSD stream through a cache in RAM, below slots in VRAM if there are any.
 
     `limit_bytes` bounds all host memory of the runner; of it `cache_bytes` hold experts, and
     `minimum_bytes` are the least that is worth holding. `cycle_bytes` are the experts that one
@@ -190,6 +191,58 @@ class StreamingPlan:
     def held_cycles(self) -> float:
         """How many tokens' experts the cache holds."""
         return self.cache_bytes / self.cycle_bytes if self.cycle_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotLayer:
+    """The slots of one layer: `slots` experts of `slot_bytes` each, in the device that computes it.
+
+    An expert is all its matrices, biases and scales. `size_bytes` is what all of them take there,
+    their alignment included.
+    """
+
+    layer: int
+    device: DeviceId
+    slots: int
+    slot_bytes: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotPlan:
+    """Slots for experts in VRAM; the experts of these layers are on the host, all of them.
+
+    Layers of one device have the same number of slots, or all their experts where those are fewer.
+    `is_trial` says that nobody asked for slots: they stay only where an A/B on this machine
+    confirms them, by at least `least_gain_fraction` of the time of a token without slots, which is
+    the most that whole layers of experts could save in the same memory. `expected_hit_fraction`
+    is what recorded routing makes likely, `held_fraction` the share of the layers' experts.
+    """
+
+    layers: tuple[SlotLayer, ...]
+    expected_hit_fraction: float
+    held_fraction: float
+    is_trial: bool = False
+    least_gain_fraction: float = 0.0
+
+    @property
+    def least_slots(self) -> int:
+        """Return how many slots the layer with the fewest has; 0 without layers."""
+        return min((layer.slots for layer in self.layers), default=0)
+
+    @property
+    def slot_count(self) -> int:
+        """Return how many slots there are in all layers."""
+        return sum(layer.slots for layer in self.layers)
+
+    @property
+    def total_bytes(self) -> int:
+        """Return what the slots take of all devices."""
+        return sum(layer.size_bytes for layer in self.layers)
+
+    def device_bytes(self, device: DeviceId) -> int:
+        """Return what the slots take of one device."""
+        return sum(layer.size_bytes for layer in self.layers if layer.device == device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +276,7 @@ class Plan:
     cautions: tuple[Caution, ...]
     next_rung: Rung | None = None
     streaming: StreamingPlan | None = None
+    slots: SlotPlan | None = None
 
     def device_of(self, tensor: Tensor) -> DeviceId:
         """Return where a tensor lives. A duplicated one is answered for its input copy."""

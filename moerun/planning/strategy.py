@@ -27,12 +27,17 @@ class AllocationPolicy(StrEnum):
 
 
 class StreamingMode(StrEnum):
-    """How experts that lie on SSD reach memory while the model runs."""
+    """How experts reach faster memory while the model runs.
+
+    `slots` hold the likely ones of every layer in VRAM; below them, `paging` and `cache` bring
+    those on SSD into RAM.
+    """
 
     AUTO = "auto"
     OFF = "off"
     PAGING = "paging"
     CACHE = "cache"
+    SLOTS = "slots"
 
 
 class LoadMode(StrEnum):

@@ -58,11 +58,16 @@ def is_forced(problem: Problem) -> bool:
 
 
 def streaming_mode(problem: Problem) -> StreamingMode:
-    """Return which mechanism runs: an SSD cache is filled and read by reads of our own alone."""
+    """Return which mechanism runs: an SSD cache is filled and read by reads of our own alone.
+
+    What is on SSD below slots in VRAM comes through the page cache: what the slots hold need not
+    be held in RAM a second time, and the system drops what is not read.
+    """
     strategy = problem.strategy
-    if strategy.streaming is StreamingMode.AUTO and strategy.ssd_cache_path is not None:
+    asked = strategy.streaming
+    if strategy.ssd_cache_path is not None and asked in (StreamingMode.AUTO, StreamingMode.SLOTS):
         return StreamingMode.CACHE
-    return strategy.streaming
+    return StreamingMode.PAGING if asked is StreamingMode.SLOTS else asked
 
 
 def obstacle(problem: Problem) -> str | None:

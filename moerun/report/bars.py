@@ -169,7 +169,7 @@ def _look(kind: ChargeKind, device: DeviceId, glyphs: Glyphs) -> tuple[str, str]
             return glyphs.dense, "blue"
         case ChargeKind.EXPERT_WEIGHTS:
             return glyphs.experts, TIER_STYLES[tier_of(device)]
-        case ChargeKind.EXPERT_CACHE:
+        case ChargeKind.EXPERT_CACHE | ChargeKind.EXPERT_SLOTS:
             return glyphs.experts, TIER_STYLES[tier_of(device)]
         case ChargeKind.KV_CACHE | ChargeKind.RECURRENT_STATE:
             return glyphs.state, "cyan"
@@ -199,6 +199,8 @@ def _kind_words(kind: ChargeKind, device: DeviceId) -> str:
             return "staging"
         case ChargeKind.EXPERT_CACHE:
             return "cache of experts"
+        case ChargeKind.EXPERT_SLOTS:
+            return "slots for experts"
         case ChargeKind.MARGIN:
             return "margin"
         case _:

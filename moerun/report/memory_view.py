@@ -30,6 +30,7 @@ _BAR_CELLS: Final = 40
 _STYLES: Final = {
     RowKind.DENSE: "cyan",
     RowKind.EXPERTS: "green",
+    RowKind.SLOTS: "bright_green",
     RowKind.KV: "magenta",
     RowKind.COMPUTE: "yellow",
     RowKind.RUNTIME: "bright_black",
@@ -82,7 +83,7 @@ def _glyph(kind: RowKind, glyphs: Glyphs) -> str:
     match kind:
         case RowKind.DENSE:
             return glyphs.dense
-        case RowKind.EXPERTS:
+        case RowKind.EXPERTS | RowKind.SLOTS:
             return glyphs.experts
         case RowKind.KV:
             return glyphs.state

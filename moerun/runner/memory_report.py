@@ -35,6 +35,7 @@ class RowKind(StrEnum):
 
     DENSE = "dense"
     EXPERTS = "experts"
+    SLOTS = "slots"
     KV = "kv"
     COMPUTE = "compute"
     RUNTIME = "runtime"
@@ -43,6 +44,7 @@ class RowKind(StrEnum):
 CHARGES_OF_ROW: Final = {
     RowKind.DENSE: (ChargeKind.DENSE_WEIGHTS,),
     RowKind.EXPERTS: (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE),
+    RowKind.SLOTS: (ChargeKind.EXPERT_SLOTS,),
     RowKind.KV: (ChargeKind.KV_CACHE, ChargeKind.RECURRENT_STATE),
     RowKind.COMPUTE: (ChargeKind.COMPUTE,),
     RowKind.RUNTIME: (ChargeKind.RUNTIME, ChargeKind.STAGING),
@@ -205,7 +207,7 @@ def _reported_bytes(
     if not buffers:
         return None
     match kind:
-        case RowKind.RUNTIME:
+        case RowKind.RUNTIME | RowKind.SLOTS:
             return None
         case RowKind.KV:
             return _sum(buffers, device, "kv", "recurrent")
