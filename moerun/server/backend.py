@@ -4,6 +4,7 @@ Knows: how an asked-for answer becomes a lease, and which capabilities it needs.
 Does not know: the shape of any request.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -53,6 +54,19 @@ class Backend:
     scheduler: Scheduler
     facts: FactsReader = field(default_factory=FactsReader)
     now_s: Callable[[], float] = time.time
+
+    async def find(self, name: str) -> ServedModel:
+        """Return the model of a name, its header read; Refused with 404 when there is none.
+
+        Disks may be slow, so all of that happens in a thread.
+        """
+
+        def look() -> ServedModel:
+            model = self.shelf.find(name)
+            self.facts_of(model)
+            return model
+
+        return await asyncio.to_thread(look)
 
     def facts_of(self, model: ServedModel) -> ModelFacts:
         """Return what a model's header says."""

@@ -5,13 +5,14 @@ Does not know: where models lie, or HTTP.
 """
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from moerun.engine.interface import Capability
+from moerun.errors import ModelError
 from moerun.model.gguf_header import Header, read_header, read_model
 from moerun.model.gguf_values import ArrayValue
 
@@ -69,7 +70,11 @@ class FactsReader:
 
     def facts_of(self, path: str) -> ModelFacts:
         """Return the facts of a model's (first) file; ModelError when it cannot be read."""
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            name = os.path.basename(path)
+            raise ModelError(f"{name} cannot be read: {error.strerror or error}") from error
         mark = (status.st_mtime_ns, status.st_size)
         known = self._known.get(path)
         if known is None or known[0] != mark:
@@ -109,7 +114,7 @@ def whole_metadata(path: str) -> dict[str, Any]:
     """Return the metadata with its arrays, as a verbose `show` has it."""
     header = read_header(path)
     return {
-        key: list(value) if isinstance(value, ArrayValue) else value
+        key: [_sound(each) for each in value] if isinstance(value, ArrayValue) else _sound(value)
         for key, value in header.metadata.items()
         if key not in _LEFT_OUT
     }
@@ -123,18 +128,18 @@ def count_text(count: int) -> str:
     return str(count)
 
 
-def modified_at_s(path: Path) -> float:
-    """Return when a file was last changed, by the wall clock."""
-    return path.stat().st_mtime
-
-
 def _metadata(header: Header, parameter_count: int) -> tuple[tuple[str, Any], ...]:
     plain: Mapping[str, Any] = {
-        key: [] if isinstance(value, ArrayValue) else value
+        key: [] if isinstance(value, ArrayValue) else _sound(value)
         for key, value in header.metadata.items()
         if key not in _LEFT_OUT
     }
     return tuple({"general.parameter_count": parameter_count, **plain}.items())
+
+
+def _sound(value: Any) -> Any:
+    """Return a value as JSON can have it, which knows no infinity and no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _capabilities(header: Header, template: str, *, generates: bool) -> tuple[Capability, ...]:

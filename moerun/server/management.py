@@ -76,7 +76,9 @@ class ManagementApi:
         name = checked_name(call.fields.text("model") or call.fields.needed_text("name"))
         reference = own_reference(name)
         wish = read_wish(call.fields)
-        base = self._backend.shelf.installed(wish.source) if wish.source is not None else None
+        base = None
+        if wish.source is not None:
+            base = await asyncio.to_thread(self._backend.shelf.installed, wish.source)
 
         def create(teller: Teller) -> None:
             def update(gone_bytes: int) -> None:
@@ -96,7 +98,7 @@ class ManagementApi:
         """Remove a model of moerun's own store, out of memory first."""
         name = checked_name(call.fields.text("model") or call.fields.needed_text("name"))
         with suppress(Refused, MoerunError):  # what cannot be run is not in memory
-            await self._backend.scheduler.unload(self._backend.shelf.find(name))
+            await self._backend.scheduler.unload(await self._backend.find(name))
         await asyncio.to_thread(lambda: self.store().remove(own_reference(name)))
         return Reply()
 

@@ -4,6 +4,7 @@ Knows: each endpoint's fields, forms (load, unload) and words.
 Does not know: how an answer is made, or who may ask.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any, Final
@@ -17,13 +18,15 @@ from moerun.engine.interface import (
 )
 from moerun.errors import ModelError
 from moerun.machine.description import HOST
-from moerun.server import facts, ollama_requests, ollama_shapes
+from moerun.server import ollama_requests, ollama_shapes
 from moerun.server.backend import Answered, Backend, Order
 from moerun.server.durations import expiry, moment, nanoseconds
 from moerun.server.endpoints import Call, Reply, StreamReply
+from moerun.server.option_notes import OptionNotes
 from moerun.server.refusals import Refused
-from moerun.server.runners import ServedModel
+from moerun.server.runners import LoadWishes, ServedModel
 from moerun.server.shelf import tagged
+from moerun.server.showing import shown
 from moerun.server.slots import Slot
 
 # The level of Ollama's API that is spoken, for clients that check it; moerun's own version stands
@@ -39,6 +42,7 @@ class OllamaApi:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._notes = OptionNotes()
 
     async def version(self, call: Call) -> Reply:
         """Tell the API's version and moerun's."""
@@ -47,7 +51,7 @@ class OllamaApi:
     async def chat(self, call: Call) -> Reply | StreamReply:
         """Go on with a conversation."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
+        model = await self._backend.find(body.needed_text("model"))
         request = ollama_requests.read_chat(body)
         if not request.messages:
             message = {"message": {"role": "assistant", "content": ""}}
@@ -61,7 +65,7 @@ class OllamaApi:
         """Answer a prompt, or go on with raw text."""
         body = call.fields
         name = body.needed_text("model")
-        model = self._backend.shelf.find(name)
+        model = await self._backend.find(name)
         ollama_requests.refuse_images(body, name)
         request = ollama_requests.read_generate(body)
         if not body.text("prompt") and not request.suffix:
@@ -74,7 +78,7 @@ class OllamaApi:
     async def embed(self, call: Call) -> Reply:
         """Turn texts into vectors of length one."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
+        model = await self._backend.find(body.needed_text("model"))
         texts = body.texts("input")
         if len(texts) > _MOST_TEXTS:
             raise Refused(f"input has {len(texts):,} texts; at most {_MOST_TEXTS:,} are taken")
@@ -84,7 +88,7 @@ class OllamaApi:
             truncates=body.flag("truncate", default=True),
             dimensions=dimensions or None,
         )
-        wishes = ollama_requests.read_wishes(ollama_requests.read_options(body))
+        wishes = self._wishes(model, call)
         keep_alive_s = ollama_requests.read_keep_alive(body)
         reply: dict[str, Any] = {"model": tagged(model.name), "embeddings": []}
         if not texts:
@@ -101,8 +105,8 @@ class OllamaApi:
     async def embeddings(self, call: Call) -> Reply:
         """Turn one text into a vector, in the older form: as long as the model makes it."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
-        wishes = ollama_requests.read_wishes(ollama_requests.read_options(body))
+        model = await self._backend.find(body.needed_text("model"))
+        wishes = self._wishes(model, call)
         keep_alive_s = ollama_requests.read_keep_alive(body)
         prompt = body.text("prompt")
         if not prompt:
@@ -114,15 +118,14 @@ class OllamaApi:
 
     async def tags(self, call: Call) -> Reply:
         """List every model, the newest first; one that cannot be read is left out."""
-        return Reply(content={"models": [row for row, _ in self.listing()]})
+        return Reply(content={"models": await asyncio.to_thread(self._rows)})
 
-    def listing(self) -> list[tuple[dict[str, Any], ServedModel]]:
-        """Return the rows of `tags` with their models."""
+    def _rows(self) -> list[dict[str, Any]]:
         rows = []
         for model in self._backend.shelf.all():
             try:
-                rows.append((self._row(model), model))
-            except (ModelError, OSError):
+                rows.append(self._row(model))
+            except ModelError:
                 continue  # `show` tells what is the matter with it
         return rows
 
@@ -135,28 +138,14 @@ class OllamaApi:
     async def show(self, call: Call) -> Reply:
         """Tell all that is known of a model."""
         body = call.fields
-        model = self._backend.shelf.find(body.text("model") or body.needed_text("name"))
-        known, is_verbose = self._backend.facts_of(model), body.flag("verbose", default=False)
-        metadata = dict(known.metadata)
-        if is_verbose:
-            metadata = {**metadata, **facts.whole_metadata(model.path)}
+        model = await self._backend.find(body.text("model") or body.needed_text("name"))
+        is_verbose, system = body.flag("verbose", default=False), body.text("system")
+        known = self._backend.facts_of(model)
+        reply = await asyncio.to_thread(lambda: shown(model, known, is_verbose=is_verbose))
         if call.request.headers.get("user-agent", "").startswith("GitHubCopilot"):
-            metadata["general.basename"] = model.name.removesuffix(":latest")
-        reply: dict[str, Any] = {
-            "modelfile": _modelfile(model, known),
-            "parameters": "",
-            "template": known.template,
-            "details": known.details,
-            "model_info": metadata,
-            "capabilities": [capability.value for capability in known.capabilities],
-            "modified_at": moment(model.modified_at_s),
-        }
-        if known.license:
-            reply["license"] = known.license
-        if system := body.text("system"):
+            reply["model_info"]["general.basename"] = model.name.removesuffix(":latest")
+        if system:
             reply["system"] = system
-        if is_verbose:
-            reply["tensors"] = facts.tensors_of(model.path)
         return Reply(content=reply)
 
     def _row(self, model: ServedModel) -> dict[str, Any]:
@@ -166,7 +155,7 @@ class OllamaApi:
             "model": model.name,
             "modified_at": moment(model.modified_at_s),
             "size": known.size_bytes,
-            "digest": known.digest,
+            "digest": model.digest or known.digest,
             "details": known.details,
             "capabilities": [capability.value for capability in known.capabilities],
         }
@@ -185,12 +174,18 @@ class OllamaApi:
             "pid": slot.loaded.pid,
         }
 
+    def _wishes(self, model: ServedModel, call: Call) -> LoadWishes:
+        options = ollama_requests.read_options(call.fields)
+        wishes = ollama_requests.read_wishes(options)
+        self._notes.tell(model.name, options)
+        return wishes
+
     async def _load_or_unload(
         self, model: ServedModel, call: Call, content: dict[str, Any]
     ) -> Reply:
         """Load without an answer, or unload where nothing shall be kept."""
         keep_alive_s = ollama_requests.read_keep_alive(call.fields)
-        wishes = ollama_requests.read_wishes(ollama_requests.read_options(call.fields))
+        wishes = self._wishes(model, call)
         reply = {**ollama_shapes.head(call.fields.text("model"), self._backend.now_s()), **content}
         reason = "load"
         if keep_alive_s == 0:
@@ -207,7 +202,7 @@ class OllamaApi:
         order = Order(
             model=model,
             request=request,
-            wishes=ollama_requests.read_wishes(call.fields.child("options")),
+            wishes=self._wishes(model, call),
             keep_alive_s=ollama_requests.read_keep_alive(call.fields),
         )
         name = call.fields.text("model")
@@ -239,16 +234,3 @@ class OllamaApi:
                     parts.append(event)
         whole = ollama_shapes.joined(parts)
         return Reply(content={**chunk_of(name, whole, self._backend.now_s()), **ending})
-
-
-def _modelfile(model: ServedModel, known: facts.ModelFacts) -> str:
-    """Return a Modelfile that would make the model again."""
-    lines = [
-        '# Modelfile generated by "moerun show"',
-        f"# FROM {model.name}",
-        "",
-        f"FROM {model.path}",
-    ]
-    if known.template:
-        lines.append(f'TEMPLATE """{known.template}"""')
-    return "\n".join(lines) + "\n"

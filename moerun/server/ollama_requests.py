@@ -5,7 +5,6 @@ Does not know: models, answers, or HTTP.
 """
 
 import json
-import logging
 from typing import Any, Final
 
 from moerun.engine.interface import (
@@ -26,7 +25,6 @@ from moerun.server.durations import parse_keep_alive
 from moerun.server.refusals import Refused
 from moerun.server.runners import LoadWishes
 
-_LOG: Final = logging.getLogger(__name__)
 _ROLES: Final = ("system", "user", "assistant", "tool")
 _MOST_STOPS: Final = 64
 _MOST_TOOLS: Final = 256
@@ -34,17 +32,9 @@ _MOST_MESSAGES: Final = 10_000
 _MOST_TOP_LOGPROBS: Final = 20
 _LARGEST_CONTEXT_TOKENS: Final = 1 << 27
 _LARGEST_SEED: Final = (1 << 31) - 1
-# Options that clients of ollama send and that have no effect here; the log says so.
-_OF_OLD: Final = frozenset(
-    {"tfs_z", "penalize_newline", "low_vram", "f16_kv", "logits_all", "vocab_only", "use_mlock",
-     "numa", "main_gpu", "use_mmap", "num_keep", "draft_num_predict", "num_gqa",
-     "rope_frequency_base", "rope_frequency_scale"}
-)  # fmt: skip
-_KNOWN: Final = frozenset(
-    {"num_ctx", "num_predict", "temperature", "top_k", "top_p", "min_p", "typical_p",
-     "repeat_penalty", "repeat_last_n", "presence_penalty", "frequency_penalty", "mirostat",
-     "mirostat_tau", "mirostat_eta", "seed", "stop", "num_batch", "num_gpu", "num_thread"}
-)  # fmt: skip
+# More tokens than any answer gets: the engine ends one after some contexts' worth.
+_ENDLESS_TOKENS: Final = (1 << 31) - 1
+_FILLS_THE_CONTEXT: Final = -2
 
 
 def read_sampling(options: Fields) -> Sampling:
@@ -78,19 +68,8 @@ def read_wishes(options: Fields) -> LoadWishes:
 
 
 def read_options(body: Fields) -> Fields:
-    """Return the object of options.
-
-    Unknown ones, and known ones without effect here, are told in the log alone, as ollama does.
-    """
-    options = body.child("options")
-    unknown = sorted(set(options.values) - _KNOWN - _OF_OLD)
-    if unknown:
-        _LOG.warning("unknown options are passed over: %s", ", ".join(unknown)[:200])
-    if idle := sorted(set(options.values) & _OF_OLD):
-        _LOG.warning("options without effect here: %s", ", ".join(idle))
-    if (options.integer("num_gpu") or 0) > 0:
-        _LOG.warning("num_gpu is passed over unless it is 0: the plan places the layers")
-    return options
+    """Return the object of options."""
+    return body.child("options")
 
 
 def read_keep_alive(body: Fields) -> float | None:
@@ -112,9 +91,23 @@ def read_stop(options: Fields) -> tuple[str, ...]:
 
 
 def read_maximum(options: Fields) -> int | None:
-    """Return the most tokens of an answer; a negative number means none but the context's."""
+    """Return the most tokens of an answer, None where nothing was said.
+
+    -1 is no limit, whatever the model's own is; -2 is none but the context.
+    """
     maximum = options.integer("num_predict")
-    return None if maximum is None or maximum < 0 else maximum
+    return _ENDLESS_TOKENS if maximum is not None and maximum < 0 else maximum
+
+
+def read_overflow(body: Fields, options: Fields) -> Overflow:
+    """Return whether an answer goes on when the context is full."""
+    fills = options.integer("num_predict") == _FILLS_THE_CONTEXT
+    return Overflow.SHIFT if body.flag("shift", default=True) and not fills else Overflow.END
+
+
+def read_keep(options: Fields) -> int | None:
+    """Return how many tokens of the prompt's head survive a shift; -1 is all of them."""
+    return whole(options, "num_keep", -1, _LARGEST_CONTEXT_TOKENS)
 
 
 def read_format(value: Any) -> AnswerFormat:
@@ -186,7 +179,8 @@ def read_chat(body: Fields) -> GenerationRequest:
         tools=tools,
         tool_choice=ToolChoice(use=ToolUse.AUTO if tools else ToolUse.NONE),
         think=read_think(body.values.get("think")),
-        overflow=Overflow.SHIFT if body.flag("shift", default=True) else Overflow.END,
+        overflow=read_overflow(body, options),
+        keep_tokens=read_keep(options),
         truncates=body.flag("truncate", default=True),
         top_logprobs=read_logprobs(body),
     )
@@ -220,7 +214,8 @@ def read_generate(body: Fields) -> GenerationRequest:
         stop=read_stop(options),
         format=read_format(body.values.get("format")),
         think=read_think(body.values.get("think")),
-        overflow=Overflow.SHIFT if body.flag("shift", default=True) else Overflow.END,
+        overflow=read_overflow(body, options),
+        keep_tokens=read_keep(options),
         truncates=body.flag("truncate", default=True),
         top_logprobs=read_logprobs(body),
     )

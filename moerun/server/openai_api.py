@@ -4,6 +4,7 @@ Knows: each endpoint's fields, and the order of a stream's events.
 Does not know: how an answer is made, or who may ask.
 """
 
+import asyncio
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -55,7 +56,7 @@ class OpenAiApi:
     async def chat(self, call: Call) -> Reply | StreamReply:
         """Go on with a conversation."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
+        model = await self._backend.find(body.needed_text("model"))
         request = openai_requests.read_chat(body)
         self._backend.require(model, Capability.COMPLETION, verb="chat")
         if request.tools:
@@ -68,7 +69,7 @@ class OpenAiApi:
     async def completion(self, call: Call) -> Reply | StreamReply:
         """Go on with raw text."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
+        model = await self._backend.find(body.needed_text("model"))
         request = openai_requests.read_completion(body)
         self._backend.require(model, Capability.COMPLETION, verb="completions")
         if request.suffix:
@@ -79,7 +80,7 @@ class OpenAiApi:
     async def embeddings(self, call: Call) -> Reply:
         """Turn texts into vectors."""
         body = call.fields
-        model = self._backend.shelf.find(body.needed_text("model"))
+        model = await self._backend.find(body.needed_text("model"))
         texts, form = body.texts("input"), body.text("encoding_format", "float")
         if not texts or not all(texts):
             raise Refused("input must be a text, or a list of texts, that are not empty")
@@ -104,13 +105,14 @@ class OpenAiApi:
 
     async def models(self, call: Call) -> Reply:
         """List every model."""
-        rows = [_model_row(model) for model in self._backend.shelf.all()]
+        found = await asyncio.to_thread(self._backend.shelf.all)
+        rows = [_model_row(model) for model in found]
         return Reply(content={"object": "list", "data": rows})
 
     async def model(self, call: Call) -> Reply:
         """Tell of one model."""
         name = str(call.request.path_params["name"])
-        return Reply(content=_model_row(self._backend.shelf.find(name)))
+        return Reply(content=_model_row(await self._backend.find(name)))
 
     async def _answer(self, order: Order, call: Call, *, is_chat: bool) -> Reply | StreamReply:
         body = call.fields

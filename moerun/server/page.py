@@ -55,8 +55,9 @@ class StatusApi:
 
 async def _row(slot: Slot) -> dict[str, Any]:
     try:
-        streaming = await asyncio.to_thread(slot.loaded.streaming)
-    except MoerunError:  # it ends at this very moment
+        loop = asyncio.get_running_loop()
+        streaming = await loop.run_in_executor(slot.threads, slot.loaded.streaming)
+    except (MoerunError, RuntimeError):  # it ends at this very moment
         streaming = None
     return {
         "name": slot.model.name,

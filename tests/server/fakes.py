@@ -145,7 +145,7 @@ class FakeLoader:
         self, *, total_bytes: int = 1000, sizes: Mapping[str, int] | None = None, sequences: int = 2
     ) -> None:
         self.total_bytes = total_bytes
-        self.sizes = dict.fromkeys(MODELS, 100) if sizes is None else dict(sizes)
+        self.sizes = dict.fromkeys(MODELS, 100) if sizes is None else sizes
         self.sequences = sequences
         self.loaded: list[FakeRunner] = []
         self.delay = threading.Event()

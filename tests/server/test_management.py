@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from moerun.errors import Unreachable
 from moerun.server.refusals import Refused
 from moerun.server.shelf import LocalShelf
 from moerun.store.manifests import LayerKind, compose_manifest, layer_type
+from moerun.store.modelfile import parse_modelfile
 from moerun.store.names import demo_path
 from moerun.store.own_store import OwnStore, own_reference
 from moerun.store.remote_file import Digest, DigestKind, RemoteFile
-from tests.server.fakes import serving
+from tests.server.fakes import FakeLoader, serving
 from tests.test_pull import split_model
 
 FILE = RemoteFile(
@@ -233,3 +235,79 @@ def test_the_demo_is_on_the_shelf(tmp_path):
     for name in ("demo", "demo:latest", "Demo"):
         assert shelf.find(name).name == "demo:latest"
     assert "demo:latest" in [model.name for model in shelf.all()]
+
+
+@pytest.fixture
+def kitchen(tmp_path, monkeypatch):
+    """Two models of the same weights, behind a server."""
+    monkeypatch.setenv("MOERUN_MODELS", str(tmp_path / "store"))
+    loader = FakeLoader(sizes=defaultdict(lambda: 100))
+    own = OwnStore(tmp_path / "store")
+    with (
+        serving(store=own, shelf=LocalShelf(tmp_path), loader=loader) as server,
+        ollama.Client(host=server.url) as client,
+    ):
+        client.create(
+            "poet",
+            from_="demo",
+            system="Rhyme.",
+            parameters={"temperature": 0.5, "stop": ["x", "y z"], "num_ctx": 512},
+            messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}],
+            license="free",
+        )
+        client.create("cook", from_="demo", system="Salt.")
+        client.create("baker", from_="demo", system="Knead.", parameters={"num_predict": 5})
+        yield client, loader, own
+
+
+def test_show_tells_what_a_model_carries(kitchen):
+    client, _, _ = kitchen
+    shown = client.show("poet")
+    assert shown.parameters.splitlines() == [
+        "temperature                    0.5",
+        'stop                           "x"',
+        'stop                           "y z"',
+        "num_ctx                        512",
+    ]
+    reply = httpx.post(f"{client._client.base_url}/api/show", json={"name": "poet"}).json()
+    assert (reply["system"], reply["license"]) == ("Rhyme.", "free")
+    assert reply["messages"][1] == {"role": "assistant", "content": "ho"}
+    assert reply["template"] == "{{ messages }}"
+    made = parse_modelfile(reply["modelfile"])
+    assert made.system == "Rhyme."
+    assert dict(made.parameters) == {"temperature": 0.5, "stop": ["x", "y z"], "num_ctx": "512"}
+    assert (made.messages[0], made.licenses) == (("user", "hi"), ("free",))
+    assert made.source.startswith("/")
+
+
+def test_models_of_the_same_weights_share_them_and_keep_what_each_carries(kitchen):
+    client, loader, _ = kitchen
+    for name, system in (("cook", "Salt."), ("baker", "Knead."), ("cook", "Salt.")):
+        assert client.chat(name, [{"role": "user", "content": "say x"}]).message.content == "x "
+        assert loader.loaded[-1].requests[-1].messages[0].content == system
+    assert len(loader.loaded) == 1
+    assert loader.loaded[0].requests[1].maximum_tokens == 5
+    client.generate("baker", "say x", options={"num_predict": -1})
+    assert loader.loaded[0].requests[-1].maximum_tokens == 2**31 - 1
+    client.chat("poet", [{"role": "user", "content": "say x"}])  # placed otherwise
+    assert len(loader.loaded) == 2
+
+
+def test_a_model_that_is_made_anew_answers_anew(kitchen):
+    client, loader, _ = kitchen
+    client.chat("cook", [{"role": "user", "content": "say x"}])
+    client.create("cook", from_="demo", system="Pepper.")
+    client.chat("cook", [{"role": "user", "content": "say x"}])
+    assert loader.loaded[-1].requests[-1].messages[0].content == "Pepper."
+
+
+def test_a_broken_model_is_told_and_can_be_deleted(kitchen):
+    client, _, own = kitchen
+    stored = own.layout.find(own_reference("cook"))
+    (blob,) = stored.manifest.of_kind(LayerKind.SYSTEM)
+    own.layout.blob_path(blob).unlink()
+    with pytest.raises(ollama.ResponseError) as caught:
+        client.show("cook")
+    assert caught.value.status_code == 400
+    client.delete("cook")
+    assert own.layout.find(own_reference("cook")) is None
