@@ -18,6 +18,7 @@ from moerun.engine.interface import (
     GenerationRequest,
     GenerationResult,
     LoadReport,
+    SlotSupplier,
     StopReason,
 )
 from moerun.errors import EngineOutOfMemory, EngineRefused
@@ -47,6 +48,7 @@ class FakeEngine:
         *,
         on_progress: Callable[[float], None] | None = None,
         supplier: ExpertSupplier | None = None,
+        slots: SlotSupplier | None = None,
     ) -> "FakeSession":
         sys.stderr.write("fake: loading tensors\n")
         if "crash" in args.model_path:

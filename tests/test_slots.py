@@ -28,6 +28,7 @@ class FakeSlots:
         self.counts = counts
         self.device_bytes = {DEVICE: 100 * sum(counts.values())}
         self.is_queued = True
+        self.most_tokens = 1
         self.held: dict[tuple[int, int], int] = {}
         self.failure: Exception | None = None
         self._clock = clock
@@ -117,6 +118,7 @@ def test_missing_experts_come_into_memory_and_then_into_slots():
         ("supply", 0, (6,)),
     ]
     assert [device.held[0, slot] for slot in desk.slots_of(0, [5, 6])] == [5, 6]
+    desk.note_tokens(1)
     counted = desk.counters()
     assert counted is not None
     assert (counted.slots, counted.layers, counted.held_experts) == (6, 2, 3)

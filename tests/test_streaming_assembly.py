@@ -38,7 +38,7 @@ class Opening:
         self.workshop = Workshop()
         self.orders: list[StreamingOrder] = []
 
-    def start(self, order):
+    def start(self, order, desk=None):
         self.orders.append(order)
         return self.workshop
 

@@ -122,6 +122,7 @@ def engine_args(
         load_mode=plan.load_mode,
         threads=plan.threads,
         workers=_workers(machine, plan.devices),
+        expert_slots=_expert_slots(plan),
     )
     overrides = _overrides(plan, model, simulate(bare, model))
     if len(overrides) >= MAX_OVERRIDES:
@@ -130,6 +131,15 @@ def engine_args(
             f"{MAX_OVERRIDES - 1}; pin fewer tensors one by one"
         )
     return replace(bare, overrides=overrides)
+
+
+def _expert_slots(plan: Plan) -> tuple[LayerSlots, ...]:
+    if plan.slots is None:
+        return ()
+    return tuple(
+        LayerSlots(layer=layer.layer, device=layer.device, slots=layer.slots)
+        for layer in plan.slots.layers
+    )
 
 
 def simulate(args: EngineArgs, model: Model) -> Mapping[str, DeviceId]:

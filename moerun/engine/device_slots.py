@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from moerun.engine import abi
+from moerun.engine.arguments import BufferReport
+from moerun.engine.load_log import SLOTS
 from moerun.engine.slot_memory import (
     Device,
     SlotBuffers,
@@ -115,9 +117,10 @@ class DeviceSlots:
         self._most_tokens = min(
             (room.slots // max(1, room.tensors.experts_used) for room in every), default=0
         )
+        self._devices = [same[0].device for same in by_device.values()]
         self._sizes = {
-            devices[0].device.id: buffers.size_bytes
-            for devices, buffers in zip(by_device.values(), self._buffers, strict=True)
+            device.id: buffers.size_bytes
+            for device, buffers in zip(self._devices, self._buffers, strict=True)
         }
 
     @property
@@ -133,6 +136,19 @@ class DeviceSlots:
     def device_bytes(self) -> Mapping[DeviceId, int]:
         """What the slots take of each device."""
         return dict(self._sizes)
+
+    def reports(self) -> tuple[BufferReport, ...]:
+        """Return what the slots take, in the form of the engine's own buffers."""
+        return tuple(
+            BufferReport(
+                component="slots",
+                buffer=self._opened.buffer_type_name(device.buffer_type).decode(),
+                device=device.id,
+                kind=SLOTS,
+                size_bytes=self._sizes[device.id],
+            )
+            for device in self._devices
+        )
 
     @property
     def is_on(self) -> bool:

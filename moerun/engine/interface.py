@@ -354,6 +354,11 @@ class ExpertSlots(Protocol):
         ...
 
     @property
+    def most_tokens(self) -> int:
+        """How many tokens a batch may have whose experts find slots, whatever they choose."""
+        ...
+
+    @property
     def is_queued(self) -> bool:
         """Whether an upload goes on while the next one is prepared."""
         ...

@@ -186,6 +186,7 @@ def _open_slots(loaded: LoadedModel, use: SlotUse) -> None:
 
     loaded.slots, refused = open_slots(loaded.abi, loaded.args, learn)
     use.open(loaded.slots, tuple(refused))
+    loaded.buffers = (*loaded.buffers, *loaded.slots.reports())
 
 
 def load_without_memory(args: EngineArgs) -> LoadedModel:

@@ -24,6 +24,7 @@ KV: Final = "kv"
 RECURRENT: Final = "recurrent"
 COMPUTE: Final = "compute"
 OUTPUT: Final = "output"
+SLOTS: Final = "slots"  # in no log: they are made after loading
 
 _BUFFER: Final = re.compile(
     r"^(?P<component>[\w~:]+):\s+(?P<buffer>\S+)\s+"

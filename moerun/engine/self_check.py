@@ -82,6 +82,7 @@ def plain_arguments(args: EngineArgs) -> EngineArgs:
         overrides=(),
         extra_buffers=False,
         load_mode=LoadMode.MMAP if args.load_mode is LoadMode.STREAM else args.load_mode,
+        expert_slots=(),
     )
 
 

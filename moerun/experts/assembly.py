@@ -11,29 +11,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from moerun.engine.interface import ExpertSupplier, MappedFile
+from moerun.engine.interface import ExpertSupplier, MappedFile, SlotSupplier
 from moerun.experts.budget import CacheBounds
 from moerun.experts.counters import SsdCacheUse
 from moerun.experts.file_identity import FileGuard
 from moerun.experts.hot_set import HotSet, merged, read_hot_set, write_hot_set
 from moerun.experts.interface import ExpertKey
-from moerun.experts.mechanisms import Mechanisms
+from moerun.experts.mechanisms import Mechanisms, mechanism_below
 from moerun.experts.order import StreamingOrder
 from moerun.experts.parts import Guard, Parts, Working
 from moerun.experts.prediction import RouterPredictor, open_predictor
 from moerun.experts.pressure import MemoryGuard
+from moerun.experts.slots import SlotDesk
 from moerun.experts.streamer import Streamer
 from moerun.experts.trace import traced_supplier
+from moerun.experts.trial import TrialRules
 from moerun.experts.tuner import Choices, Setup, Tuner
 from moerun.experts.tuning import Learned, TuningKey, read_tuning, write_tuning
 from moerun.planning.strategy import StreamingMode
 
-# What runs until something was measured. Where less than half of the experts is held, memory of
-# its own, which no other program's reading drives out; where more is held, the page cache, whose
-# pages need no clearing before they are read into: 27 tokens/s against 24 at 60 % of a model of
-# 4.9 GiB, and 20 against 21 at 40 % (`python -m benchmarks.streaming --mode ...`).
-_MOSTLY_HELD_FRACTION: Final = 0.5
 _MECHANISMS: Final = (StreamingMode.CACHE, StreamingMode.PAGING)
+_NAMES: Final = {StreamingMode.OFF: "all experts on the host"}
 
 
 class Workshop(Protocol):
@@ -66,15 +64,16 @@ class Workshop(Protocol):
         ...
 
 
-Start = Callable[[StreamingOrder], Workshop]
+Start = Callable[[StreamingOrder, SlotDesk | None], Workshop]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What an order comes to: what the engine asks, and the streamer in it, if any."""
+    """What an order comes to: what the engine asks of experts and slots, the streamer in it."""
 
     supplier: ExpertSupplier | None
     streamer: Streamer | None
+    slots: SlotSupplier | None = None
 
 
 def open_order(order: StreamingOrder, *, engine_version: str, start: Start = Mechanisms) -> Opened:
@@ -82,10 +81,10 @@ def open_order(order: StreamingOrder, *, engine_version: str, start: Start = Mec
 
     `start` opens what makes the mechanisms of an order.
     """
-    streamer = None
-    if order.mode is not StreamingMode.OFF:
-        streamer = open_streamer(order, engine_version=engine_version, start=start)
-    return Opened(supplier=traced_supplier(order, streamer), streamer=streamer)
+    streamer, desk = None, SlotDesk() if order.slots is not None else None
+    if order.mode is not StreamingMode.OFF or desk is not None:
+        streamer = open_streamer(order, engine_version=engine_version, start=start, desk=desk)
+    return Opened(supplier=traced_supplier(order, streamer), streamer=streamer, slots=desk)
 
 
 def open_streamer(
@@ -93,16 +92,20 @@ def open_streamer(
     *,
     engine_version: str,
     start: Start,
+    desk: SlotDesk | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Streamer:
-    """Return the streamer of an order; raises where its files are not what the order says."""
+    """Return the streamer of an order; raises where its files are not what the order says.
+
+    `desk` is what the engine will ask about the order's slots.
+    """
     memory = _Memory(order, engine_version)
     tuner = _tuner(order, memory.learned)
     if memory.learned is not None:
         order = _with_readers(order, memory.learned)
     notes = tuple(note for note in memory.notes if note is not None)
     guards = _guards(order)
-    workshop = start(order)
+    workshop = start(order, desk)
     parts = Parts(
         start=workshop.start,
         end=workshop.close,
@@ -113,6 +116,7 @@ def open_streamer(
         hot=memory.hottest(),
         notes=notes,
         faults=major_faults,
+        desk=desk,
         clock=clock,
     )
 
@@ -133,6 +137,7 @@ class _Memory:
             machine_fingerprint=order.machine_fingerprint,
             engine_version=engine_version,
             limit_bytes=order.limit_bytes,
+            slots=order.slots.slot_count if order.slots is not None else 0,
         )
         self.learned: Learned | None = None
         self.notes: list[str | None] = []
@@ -160,7 +165,7 @@ class _Memory:
         tuner, before = streamer.tuner, self.learned
         is_winner = before is not None and before.mechanism is tuner.setup.mechanism
         # A mechanism that was asked for by name was not held against the other one.
-        if tuner.has_learned and (self._order.mode is StreamingMode.AUTO or is_winner):
+        if tuner.has_learned and (_is_open(self._order) or is_winner):
             earlier = [before.because] if before is not None else []
             learned = Learned(
                 model_digest=self._key.model_digest,
@@ -185,16 +190,20 @@ def _tell(failure: str | None) -> None:
 def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
     """Return how an order begins, and what it leaves to be tried."""
     mechanism: StreamingMode
-    if order.mode is not StreamingMode.AUTO:
-        mechanism, reason = order.mode, f"{order.mode.value} was asked for"
-        others: tuple[StreamingMode, ...] = ()
+    others: tuple[StreamingMode, ...] = ()
+    is_forced = order.slots is not None and not order.slots.is_trial
+    if is_forced or not _is_open(order):
+        mechanism = StreamingMode.SLOTS if is_forced else order.mode
+        reason = f"{mechanism.value} was asked for"
     elif learned is not None:
         mechanism, reason = learned.mechanism, f"an earlier run here found: {learned.because}"
-        others = ()
     else:
-        mechanism = first_mechanism(order)
-        reason = f"no run of this model was measured here yet; begins with {mechanism.value}"
-        others = tuple(mode for mode in _MECHANISMS if mode is not mechanism)
+        mechanism = mechanism_below(order)
+        named = _NAMES.get(mechanism, mechanism.value)
+        reason = f"no run of this model was measured here yet; begins with {named}"
+        open_modes = _MECHANISMS if order.mode is StreamingMode.AUTO else ()
+        slots = (StreamingMode.SLOTS,) if order.slots is not None else ()
+        others = tuple(mode for mode in (*open_modes, *slots) if mode is not mechanism)
     ahead = order.preload_experts
     if ahead is not None:
         counts: tuple[int, ...] = ()
@@ -211,13 +220,25 @@ def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
         Setup(mechanism=mechanism, preload_experts=ahead),
         Choices(mechanisms=others, preload_experts=counts),
         because=reason,
+        rules=_rules(order),
     )
 
 
-def first_mechanism(order: StreamingOrder) -> StreamingMode:
-    """Return what runs before anything was measured, by the share of the experts that is held."""
-    held_fraction = order.cache_bytes / max(1, order.layout.expert_bytes)
-    return StreamingMode.PAGING if held_fraction >= _MOSTLY_HELD_FRACTION else StreamingMode.CACHE
+def _is_open(order: StreamingOrder) -> bool:
+    """Whether it is left to the run which mechanism wins."""
+    if order.slots is not None:
+        return order.slots.is_trial
+    return order.mode is StreamingMode.AUTO
+
+
+def _rules(order: StreamingOrder) -> TrialRules:
+    """Return by how much a challenger must be faster.
+
+    Slots must beat what whole layers of experts would have saved in the same memory, too.
+    """
+    usual = TrialRules()
+    least_fraction = order.slots.least_gain_fraction if order.slots is not None else 0.0
+    return replace(usual, gain_fraction=max(usual.gain_fraction, least_fraction))
 
 
 def _with_readers(order: StreamingOrder, learned: Learned) -> StreamingOrder:

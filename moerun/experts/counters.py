@@ -92,9 +92,9 @@ class LayerHeat:
 class SlotCounters:
     """Slots for experts in the memory of devices, and what was moved there so far.
 
-    `tokens` counts evaluations that read slots, most of which are of one token; `hits` and
-    `uploads` are requests of these for one expert of one layer. `upload_s` is the time in which
-    they waited for uploads, without that of bringing the experts into memory before. `is_queued`
+    `tokens` counts those that read slots; `hits` and `uploads` are their requests for one expert of
+    one layer. `upload_s` is the time in which they waited for uploads, without that of bringing
+    the experts into memory before. `is_queued`
     tells whether the next expert is prepared while one is under way. All missing experts are
     uploaded: none is computed on the host.
     """

@@ -1,4 +1,4 @@
-"""All experts in memory: the mechanism that does nothing, under slots or beside them.
+"""Experts that are in memory anyhow, of all layers or of some, under slots or beside them.
 
 Knows: that everything is there.
 Does not know: how it came there.
@@ -7,7 +7,7 @@ Does not know: how it came there.
 from collections.abc import Collection, Iterable, Sequence
 
 from moerun.engine.interface import MappedFile
-from moerun.experts.interface import ExpertKey, Supplied
+from moerun.experts.interface import ExpertKey, Mechanism, Supplied
 from moerun.experts.layout import ExpertLayout
 
 
@@ -41,6 +41,44 @@ class HeldMechanism:
 
     def detach(self) -> None:
         """Nothing was taken over."""
+
+
+class PartlyHeld:
+    """A mechanism for some layers of a model, whose other layers are all in memory."""
+
+    def __init__(self, inner: Mechanism, layers: Collection[int]) -> None:
+        self._inner = inner
+        self._layers = frozenset(layers)
+
+    def attach(self, mapped: Sequence[MappedFile]) -> None:
+        """Take over the mappings of the files."""
+        self._inner.attach(mapped)
+
+    def supply(self, layer: int, experts: Sequence[int]) -> Supplied:
+        """Have the experts of a layer in memory, unless they all are."""
+        if layer in self._layers:
+            return self._inner.supply(layer, experts)
+        return Supplied(hits=len(experts), misses=0, read_bytes=0, evicted=0, stall_s=0.0)
+
+    def prefetch(self, layer: int, experts: Sequence[int]) -> int:
+        """Start reading experts that may be needed soon, unless they all are in memory."""
+        return self._inner.prefetch(layer, experts) if layer in self._layers else 0
+
+    def resize(self, cache_bytes: int) -> None:
+        """Hold no more than that from now on."""
+        self._inner.resize(cache_bytes)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of the experts that are held, of layers that stream."""
+        return self._inner.held_bytes()
+
+    def resident_bytes(self) -> int:
+        """Return the bytes of their pages that are in memory, as the system tells (mincore)."""
+        return self._inner.resident_bytes()
+
+    def detach(self) -> None:
+        """Stop, and leave every address readable through the file's own mapping."""
+        self._inner.detach()
 
 
 class EveryExpert:

@@ -13,6 +13,7 @@ from moerun.engine.interface import MappedFile
 from moerun.experts.counters import Latency, SsdCacheUse
 from moerun.experts.interface import CachePolicy, ExpertKey, Mechanism
 from moerun.experts.prediction import RouterPredictor
+from moerun.experts.slots import SlotDesk
 from moerun.planning.strategy import StreamingMode
 
 if TYPE_CHECKING:
@@ -41,12 +42,16 @@ class Guard(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Working:
-    """A mechanism with its policy, and how long switches of experts took."""
+    """A mechanism with its policy, and how long switches of experts took.
+
+    `is_settled` tells whether it holds as much as it can, beside what the policy holds.
+    """
 
     mechanism: Mechanism
     policy: CachePolicy
     latency: Callable[[], Latency | None] = lambda: None
     notes: Callable[[], tuple[str, ...]] = lambda: ()
+    is_settled: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,7 @@ class Parts:
     `start` makes a mechanism with an empty policy for so many bytes, `end` ends what they share.
     `foresee` opens what foretells routers, with a note where not all can be. `hot` is what the
     last run used most. `reading` tells bytes read past the page cache, and the time of it,
-    `copying` what the SSD cache holds.
+    `copying` what the SSD cache holds. `desk` is there where the order has slots.
     """
 
     start: Callable[[StreamingMode, int], Working]
@@ -68,4 +73,5 @@ class Parts:
     faults: Callable[[], int | None] = lambda: None
     reading: Callable[[], tuple[int, float]] | None = None
     copying: Callable[[], SsdCacheUse | None] = lambda: None
+    desk: SlotDesk | None = None
     clock: Callable[[], float] = time.monotonic

@@ -43,8 +43,15 @@ class SlotDesk:
     def begin(self, *, uses_slots: bool) -> None:
         """An evaluation begins, which reads slots or not."""
         self.uses_slots = uses_slots
-        if uses_slots:
-            self.tally.evaluations += 1
+
+    def fits(self, tokens: int) -> bool:
+        """Whether a batch of so many tokens can read slots, whatever it chooses."""
+        return self.slots is not None and tokens <= self.slots.most_tokens
+
+    def note_tokens(self, tokens: int) -> None:
+        """Count tokens that went through all layers, if they read slots."""
+        if self.uses_slots:
+            self.tally.tokens += tokens
 
     def slots_of(self, layer: int, experts: Sequence[int]) -> Sequence[int]:
         """Return the slot of each of these experts, which were just supplied."""
@@ -73,7 +80,7 @@ class SlotTally:
     """Sums over all requests that were answered from slots."""
 
     def __init__(self) -> None:
-        self.evaluations = self.hits = self.uploads = self.upload_bytes = self.evicted = 0
+        self.tokens = self.hits = self.uploads = self.upload_bytes = self.evicted = 0
         self.upload_s = 0.0
 
     def counters(self, slots: ExpertSlots, held_experts: int) -> SlotCounters:
@@ -85,7 +92,7 @@ class SlotTally:
             held_experts=held_experts,
             device_bytes=tuple(slots.device_bytes.items()),
             is_queued=slots.is_queued,
-            tokens=self.evaluations,
+            tokens=self.tokens,
             hits=self.hits,
             uploads=self.uploads,
             upload_bytes=self.upload_bytes,

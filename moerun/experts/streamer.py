@@ -50,13 +50,15 @@ class Streamer:
     ) -> None:
         self.order = order
         self.tuner = tuner
-        self.uses = UseCounts(order.layout)
         self._parts = parts
         self._remember = remember
-        self._streamed = {tensor.name: tensor.layer for tensor in order.layout.tensors}
+        heard = (*order.layout.tensors, *order.slotted)
+        self._streamed = {tensor.name: tensor.layer for tensor in heard}
+        counts = {tensor.layer: tensor.expert_count for tensor in heard}
+        self.uses = UseCounts(counts)
         self._slot_bytes = order.layout.slot_bytes
         self._following = dict(itertools.pairwise(sorted(self._slot_bytes)))
-        self._every = {layer: range(n) for layer, n in order.layout.expert_counts.items()}
+        self._every = {layer: range(n) for layer, n in counts.items()}
         self._cache_bytes = order.cache_bytes
         self._working = parts.start(tuner.setup.mechanism, order.cache_bytes)
         self._running = tuner.setup.mechanism
@@ -181,7 +183,8 @@ class Streamer:
         heat = self.uses.heat(working.policy)
         held = {layer.layer: sum(layer.is_held) for layer in heat}
         reading = self._parts.reading() if self._parts.reading is not None else (None, None)
-        notes = [*self._notes, *working.notes()]
+        desk = self._parts.desk
+        notes = [*self._notes, *working.notes(), *(desk.refused if desk is not None else ())]
         for guard in self._parts.guards:
             notes += guard.notes()
         if warm is not None and warm.failure is not None:
@@ -199,7 +202,7 @@ class Streamer:
             minimum_bytes=self.order.minimum_bytes,
             expert_bytes=layout.expert_bytes,
             expert_count=sum(layout.expert_counts.values()),
-            held_bytes=sum(count * self._slot_bytes[layer] for layer, count in held.items()),
+            held_bytes=sum(n * self._slot_bytes.get(layer, 0) for layer, n in held.items()),
             held_experts=sum(held.values()),
             resident_bytes=self._resident_bytes(now_s),
             decode=decode,
@@ -214,6 +217,7 @@ class Streamer:
             storage_read_bytes=reading[0],
             storage_busy_s=reading[1],
             ssd_cache=self._parts.copying(),
+            slots=desk.counters() if desk is not None else None,
         )
 
     @property
@@ -249,7 +253,7 @@ class Streamer:
             state.begin(now_s)
             self._tally.begin_pass(now_s)
         if rows and not state.rows:
-            state.rows, state.is_decode = rows, rows == 1
+            state.rows, state.is_decode = rows, rows == 1 or self._is_step(rows)
         state.layer = layer
 
     def _end_pass(self, now_s: float) -> None:
@@ -260,11 +264,18 @@ class Streamer:
         state.is_open = False
         state.ended_s = now_s
         span_s = max(0.0, now_s - state.started_s)
-        self._tally.end_pass(
-            tokens=max(1, state.rows), span_s=span_s, at_s=now_s, is_decode=state.is_decode
-        )
-        if state.is_decode and not self.tuner.is_done:
-            self.tuner.feed(span_s, stall_s=state.stall_s, is_settled=self._is_full())
+        tokens = max(1, state.rows)
+        self._tally.end_pass(tokens=tokens, span_s=span_s, at_s=now_s, is_decode=state.is_decode)
+        if self._parts.desk is not None:
+            self._parts.desk.note_tokens(tokens)
+        if state.is_decode and tokens == 1 and not self.tuner.is_done:
+            is_settled = self._is_full() and self._working.is_settled()
+            self.tuner.feed(span_s, stall_s=state.stall_s, is_settled=is_settled)
+
+    def _is_step(self, rows: int) -> bool:
+        """Whether so many tokens are taken for one each of several answers, as slots allow."""
+        desk = self._parts.desk
+        return desk is not None and desk.fits(rows)
 
     def _is_full(self) -> bool:
         room = min(self._cache_bytes, self.order.layout.expert_bytes)

@@ -8,13 +8,12 @@ Does not know: what was asked for, or who moves it.
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from moerun.experts.counters import LayerHeat, Preloading, Traffic
 from moerun.experts.interface import CachePolicy, ExpertKey, Supplied
-from moerun.experts.layout import ExpertLayout
 
 _WINDOW_S: Final = 60.0
 _MARK_S: Final = 1.0  # the minute is right to this
@@ -153,8 +152,8 @@ def _traffic(values: Sequence[float]) -> Traffic:
 class UseCounts:
     """How often each expert of each layer was asked for."""
 
-    def __init__(self, layout: ExpertLayout) -> None:
-        self._uses = {layer: [0] * count for layer, count in layout.expert_counts.items()}
+    def __init__(self, expert_counts: Mapping[int, int]) -> None:
+        self._uses = {layer: [0] * count for layer, count in expert_counts.items()}
 
     def note(self, layer: int, experts: Sequence[int]) -> None:
         """Take in one request."""

@@ -137,7 +137,8 @@ class Tuner:
         share = sum(self._stall_s) / sum(self._token_s) if sum(self._token_s) else 0.0
         # With paging the engine's threads wait in the kernel, where nobody sees how long.
         least = 0.0 if self._setup.mechanism is StreamingMode.PAGING else _WORTH_FRACTION
-        if share <= least:
+        # Slots spare the host its work, which no waiting tells of.
+        if share <= least and StreamingMode.SLOTS not in self._choices.mechanisms:
             self._is_done = True
             self._reasons.append(f"tokens wait for experts {share:.1%} of their time: no trial")
         elif self._choices.mechanisms:

@@ -20,16 +20,22 @@ TUNING_SCHEMA: Final = 1
 _FOLDER: Final = "tuning"
 _STEPS_PER_DOUBLING: Final = 8
 _NAME_DIGITS: Final = 24
+_WITHOUT_SLOTS: Final = (StreamingMode.CACHE, StreamingMode.PAGING)
+_MECHANISMS: Final = {
+    False: _WITHOUT_SLOTS,
+    True: (*_WITHOUT_SLOTS, StreamingMode.SLOTS, StreamingMode.OFF),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TuningKey:
-    """What a winner depends on."""
+    """What a winner depends on; `slots` is how many there are for experts in all layers."""
 
     model_digest: str
     machine_fingerprint: str
     engine_version: str
     limit_bytes: int
+    slots: int = 0
 
     @property
     def limit_step(self) -> int:
@@ -43,6 +49,8 @@ class TuningKey:
         """The name of the document."""
         parts = (self.model_digest, self.machine_fingerprint, self.engine_version)
         text = "\0".join((*parts, str(self.limit_step)))
+        if self.slots:
+            text += f"\0{self.slots} slots"
         return hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS]
 
 
@@ -73,10 +81,7 @@ def read_tuning(state: Path, key: TuningKey) -> tuple[Learned | None, str | None
     """Return what was learned and a note on a document that was passed over."""
     path = tuning_path(state, key)
     learned, note = read_value(path, Learned, schema=TUNING_SCHEMA)
-    if learned is not None and learned.mechanism not in (
-        StreamingMode.CACHE,
-        StreamingMode.PAGING,
-    ):
+    if learned is not None and learned.mechanism not in _MECHANISMS[bool(key.slots)]:
         return None, f"{path} is ignored: {learned.mechanism.value} is no mechanism"
     return learned, note
 

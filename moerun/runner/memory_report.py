@@ -207,8 +207,10 @@ def _reported_bytes(
     if not buffers:
         return None
     match kind:
-        case RowKind.RUNTIME | RowKind.SLOTS:
+        case RowKind.RUNTIME:
             return None
+        case RowKind.SLOTS:
+            return _sum(buffers, device, "slots")
         case RowKind.KV:
             return _sum(buffers, device, "kv", "recurrent")
         case RowKind.COMPUTE:

@@ -11,7 +11,7 @@ from pathlib import Path
 from moerun import __version__
 from moerun.engine.arguments import EngineArgs, engine_args
 from moerun.engine.self_check import plain_arguments
-from moerun.experts.order import StreamingOrder, streaming_order
+from moerun.experts.order import StreamingOrder, streaming_order, without_slots
 from moerun.experts.trace import traced_order
 from moerun.machine.description import HOST, SSD, Machine
 from moerun.machine.probe_processes import process_mark
@@ -41,6 +41,8 @@ def deciding_on(
 
     def streaming(plan: Plan) -> StreamingOrder | None:
         order = streaming_order(plan, model, machine, state_folder=str(state_folder()))
+        if is_plain and order is not None:
+            order = without_slots(order)
         if trace_path is None:
             return order
         return traced_order(model, order, trace_path)

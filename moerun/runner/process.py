@@ -24,6 +24,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, assert_never, cast
 
 from moerun.engine.interface import (
@@ -33,6 +34,7 @@ from moerun.engine.interface import (
     ExpertSupplier,
     GenerationResult,
     SharedSession,
+    SlotSupplier,
 )
 from moerun.errors import EngineMismatch, EngineOutOfMemory, EngineRefused, MoerunError, UsageError
 from moerun.experts.order import StreamingOrder
@@ -64,6 +66,14 @@ class Channel:
                 self._stream.flush()
         except OSError:
             os._exit(0)  # nobody is left to tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Suppliers:
+    """Whom the engine asks for experts, and about slots."""
+
+    experts: ExpertSupplier | None = None
+    slots: SlotSupplier | None = None
 
 
 class RunnerProcess:
@@ -185,15 +195,17 @@ class RunnerProcess:
         def tell(done_fraction: float) -> None:
             self._channel.send(number, protocol.Progress(done_fraction=done_fraction))
 
-        supplier = None
+        suppliers = _Suppliers()
         if request.streaming is not None:
-            supplier = self._open_supplier(request.streaming)
+            suppliers = self._open_suppliers(request.streaming)
         try:
-            self._session = self._engine.load(request.args, on_progress=tell, supplier=supplier)
+            self._session = self._engine.load(
+                request.args, on_progress=tell, supplier=suppliers.experts, slots=suppliers.slots
+            )
         except BaseException:
             self._streamer = None
-            if supplier is not None:
-                supplier.close()
+            if suppliers.experts is not None:
+                suppliers.experts.close()
             raise
         # Asked once: the check reads every property of the session, the whole report among them.
         self._shared = self._session if isinstance(self._session, SharedSession) else None
@@ -219,14 +231,14 @@ class RunnerProcess:
             raise UsageError("This engine makes no vectors.")
         return protocol.Embedded(result=self._shared.embed(request.request))
 
-    def _open_supplier(self, order: StreamingOrder) -> ExpertSupplier | None:
+    def _open_suppliers(self, order: StreamingOrder) -> "_Suppliers":
         """Return what the engine asks for experts: a streamer, a recorder of routing, or both."""
         from moerun.engine.abi import installed_version
         from moerun.experts.assembly import open_order  # with numpy, which not every load needs
 
         opened = open_order(order, engine_version=installed_version() or "")
         self._streamer = opened.streamer
-        return opened.supplier
+        return _Suppliers(experts=opened.supplier, slots=opened.slots)
 
     def _sample(self, request: protocol.Statistics) -> Event:
         streamer, sample = self._streamer, None
