@@ -1,4 +1,4 @@
-"""Slots as a mechanism of the streamer: over memory and SSD, asked for or tried, with equal bits."""
+"""Slots as a mechanism of the streamer: over memory and SSD, wished or tried, with equal bits."""
 
 import functools
 from collections.abc import Callable
