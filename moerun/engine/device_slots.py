@@ -161,6 +161,11 @@ class DeviceSlots:
         return all(uploads.is_queued for uploads in self._uploads)
 
     @property
+    def is_staged(self) -> bool:
+        """Whether uploads to all devices go out of pinned memory."""
+        return all(uploads.is_staged for uploads in self._uploads)
+
+    @property
     def most_tokens(self) -> int:
         """How many tokens a batch may have whose experts find slots, whatever they choose."""
         return self._most_tokens
