@@ -105,7 +105,7 @@ def a_mechanism(*, slots: Mapping[int, int] | None = None, cache_bytes: int = 40
 def test_missing_experts_come_into_memory_and_then_into_slots():
     mechanism, desk, device, below = a_mechanism()
     assert desk.wants_slots
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
 
     first = mechanism.supply(0, [4, 5])
     again = mechanism.supply(0, [5, 6])
@@ -132,11 +132,11 @@ def test_missing_experts_come_into_memory_and_then_into_slots():
 
 def test_an_evaluation_without_slots_leaves_them_as_they_are():
     mechanism, desk, device, below = a_mechanism()
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
     mechanism.supply(0, [4, 5])
-    desk.begin(uses_slots=False)
+    desk.begin(1, uses_slots=False)
     mechanism.supply(0, [1, 2, 3, 6, 7])
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
 
     assert mechanism.supply(0, [5]).misses == 0
     assert below.calls[-1] == ("supply", 0, (1, 2, 3, 6, 7))
@@ -145,7 +145,7 @@ def test_an_evaluation_without_slots_leaves_them_as_they_are():
 
 def test_a_layer_without_slots_is_supplied_in_memory():
     mechanism, desk, device, _ = a_mechanism(slots={1: 4})
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
 
     assert mechanism.supply(0, [4, 5]).misses == 2
     assert not device.held
@@ -153,7 +153,7 @@ def test_a_layer_without_slots_is_supplied_in_memory():
 
 def test_what_is_in_a_slot_is_not_read_ahead():
     mechanism, desk, _, below = a_mechanism()
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
     mechanism.supply(1, [4, 5])
     mechanism.prefetch(1, [4, 6])
     mechanism.prefetch(1, [4, 5])
@@ -164,7 +164,7 @@ def test_what_is_in_a_slot_is_not_read_ahead():
 @pytest.mark.parametrize("where", ["storage", "device"])
 def test_what_failed_is_in_no_slot(where: str):
     mechanism, desk, device, below = a_mechanism()
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
     mechanism.supply(0, [1, 2, 3])
     failure = ModelError("gone")
     if where == "storage":
@@ -183,7 +183,7 @@ def test_what_failed_is_in_no_slot(where: str):
 
 def test_mechanisms_take_turns_at_the_desk():
     mechanism, desk, _, _ = a_mechanism()
-    desk.begin(uses_slots=True)
+    desk.begin(1, uses_slots=True)
     mechanism.supply(0, [4])
     mechanism.detach()
 

@@ -383,6 +383,14 @@ class SlotSupplier(Protocol):
         """Whether the next evaluation is to read slots, if its experts are few enough."""
         ...
 
+    @property
+    def hears_all(self) -> bool:
+        """Whether `ExpertSupplier.supply` is to be asked in evaluations that read no slots, too.
+
+        Where all experts are in memory nothing has to be heard then, and nothing is waited for.
+        """
+        ...
+
     def attach_slots(self, slots: ExpertSlots, refused: tuple[str, ...]) -> None:
         """Take the slots over, once and before anything else; `refused` says where there are none.
 
@@ -390,8 +398,8 @@ class SlotSupplier(Protocol):
         """
         ...
 
-    def begin(self, *, uses_slots: bool) -> None:
-        """An evaluation begins, which reads slots or not."""
+    def begin(self, tokens: int, *, uses_slots: bool) -> None:
+        """An evaluation of so many tokens begins, which reads slots or not."""
         ...
 
     def slots_of(self, layer: int, experts: Sequence[int]) -> Sequence[int]:

@@ -82,10 +82,16 @@ class RouterHook:
 
     def begin(self, tokens: int) -> None:
         """A graph of so many tokens is about to be computed."""
-        self._must_be_new = self._slots is not None and self._slots.begin(tokens)
+        slots = self._slots
+        self._must_be_new = slots is not None and slots.begin(tokens, is_dry=self._is_dry)
         if self._must_be_new:
             # there is no control vector; to say so once more has the next graph built anew
             self._llama.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0)
+            self._reused = self._llama.llama_perf_context(self.context).n_reused
+        if slots is not None and slots.is_deaf and not self._is_dry:
+            self._graph = None
+            self._answers.ignore()
+            return
         self._is_first_ask = True
         self._reader.heard = 0
         if self._reader.ask_wishes():
@@ -104,6 +110,7 @@ class RouterHook:
             raise failure
         if not is_complete or graph is None:
             self._graph = None
+            self._check_new()
             return
         if not graph.is_whole:
             graph.close()
@@ -145,16 +152,22 @@ class RouterHook:
     def _begin_graph(self) -> Graph:
         """Return the graph of the last time where the engine uses it again, else an empty one."""
         reused = self._llama.llama_perf_context(self.context).n_reused
+        self._check_new()
         is_same, self._reused = reused == self._reused + 1, reused
-        if is_same and self._must_be_new:
-            raise EngineRefused(
-                "The engine used a graph again whose experts have moved since it was built.",
-                hint="--streaming off runs the model without slots.",
-            )
         if is_same and self._graph is not None:
             self._answers.use(self._graph)
             return self._graph
         return self._new_graph()
+
+    def _check_new(self) -> None:
+        """Raise where the engine used a graph again that was built for other places of experts."""
+        if not self._must_be_new:
+            return
+        if self._llama.llama_perf_context(self.context).n_reused != self._reused:
+            raise EngineRefused(
+                "The engine used a graph again whose experts have moved since it was built.",
+                hint="--streaming off runs the model without slots.",
+            )
 
     def _new_graph(self) -> Graph:
         self._graph = Graph()
@@ -202,11 +215,19 @@ class _Answers(dict[int, bool]):
         self._fail = fail
         self._actions: dict[int, Action | None] = {}
         self._wanted: int | None = None
+        self._ignores = False
 
     def forget(self) -> None:
         """Know no node, as before the first one of an evaluation."""
         self._wanted = None
+        self._ignores = False
         self._take({}, {})
+
+    def ignore(self) -> None:
+        """Want no node at all, of this graph or any; those that were met before stay known."""
+        if not self._ignores:
+            self.forget()
+            self._ignores = True
 
     def use(self, graph: Graph) -> None:
         """Answer for the nodes of a graph."""
@@ -214,6 +235,9 @@ class _Answers(dict[int, bool]):
 
     def __missing__(self, pointer: int) -> bool:
         """Do what is to be done at a node that is not plain, or not known."""
+        if self._ignores:
+            self[pointer] = False
+            return False
         is_computed, self._wanted = pointer == self._wanted, None
         try:
             action = self._actions.get(pointer, self._unknown)

@@ -32,10 +32,16 @@ class SlotUse:
         self._slots = slots
         self._supplier.attach_slots(slots, refused)
 
-    def begin(self, tokens: int) -> bool:
+    @property
+    def is_deaf(self) -> bool:
+        """Whether nobody is to hear what the present evaluation chooses."""
+        return self._slots is not None and not self._slots.is_on and not self._supplier.hears_all
+
+    def begin(self, tokens: int, *, is_dry: bool) -> bool:
         """Turn slots on or off for a batch; True where its graph must not be that of the last one.
 
-        Graphs are used again for as many tokens as before alone.
+        Graphs are used again for as many tokens as before alone. Of one that computes nothing the
+        supplier is not told.
         """
         if self._slots is None:
             return False
@@ -43,7 +49,8 @@ class SlotUse:
         is_changed, is_alike = uses != self._slots.is_on, tokens == self._last_tokens
         self._slots.turn(uses)
         self._last_tokens = tokens
-        self._supplier.begin(uses_slots=uses)
+        if not is_dry:
+            self._supplier.begin(tokens, uses_slots=uses)
         return is_changed and is_alike
 
     def is_used(self, layer: int) -> bool:

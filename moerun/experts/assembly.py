@@ -81,7 +81,10 @@ def open_order(order: StreamingOrder, *, engine_version: str, start: Start = Mec
 
     `start` opens what makes the mechanisms of an order.
     """
-    streamer, desk = None, SlotDesk() if order.slots is not None else None
+    streamer = desk = None
+    if order.slots is not None:
+        streams = order.mode is not StreamingMode.OFF
+        desk = SlotDesk(hears_all=streams or order.trace_path is not None)
     if order.mode is not StreamingMode.OFF or desk is not None:
         streamer = open_streamer(order, engine_version=engine_version, start=start, desk=desk)
     return Opened(supplier=traced_supplier(order, streamer), streamer=streamer, slots=desk)

@@ -21,14 +21,18 @@ from moerun.experts.slot_book import SlotBook
 class SlotDesk:
     """What the engine asks about slots, on behalf of the mechanism that fills them, if one does.
 
-    The engine's slots and their counters outlive mechanisms, which take turns.
+    The engine's slots and their counters outlive mechanisms, which take turns. Without `hears_all`
+    only choices of evaluations that read slots are told; `on_begin` is told of all others, with
+    how many tokens they are of.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, hears_all: bool = True) -> None:
         self.slots: ExpertSlots | None = None
         self.refused: tuple[str, ...] = ()
         self.uses_slots = False
+        self.hears_all = hears_all
         self.tally = SlotTally()
+        self.on_begin: Callable[[int], None] = lambda tokens: None
         self._mechanism: SlotMechanism | None = None
 
     @property
@@ -40,9 +44,11 @@ class SlotDesk:
         """Take the slots over, once and before anything else."""
         self.slots, self.refused = slots, refused
 
-    def begin(self, *, uses_slots: bool) -> None:
-        """An evaluation begins, which reads slots or not."""
+    def begin(self, tokens: int, *, uses_slots: bool) -> None:
+        """An evaluation of so many tokens begins, which reads slots or not."""
         self.uses_slots = uses_slots
+        if not uses_slots and not self.hears_all:
+            self.on_begin(tokens)
 
     def fits(self, tokens: int) -> bool:
         """Whether a batch of so many tokens can read slots, whatever it chooses."""

@@ -75,6 +75,8 @@ class Streamer:
         self._notes = list(parts.notes)
         self._warm_start: WarmStart | None = None
         self._resident: tuple[float, int] | None = None  # good until then, bytes
+        if parts.desk is not None:
+            parts.desk.on_begin = self._begin_unheard
 
     @property
     def streamed(self) -> Mapping[str, int]:
@@ -245,16 +247,18 @@ class Streamer:
         """Note that the engine reached a layer; when it fell back, a pass has begun."""
         state = self._pass
         if not state.is_open or layer <= state.layer:
-            now_s = self._parts.clock()
-            self._end_pass(state.supplied_s)
-            if not self._is_sound:
-                self._change(self._running)
-                self._is_sound = True
-            state.begin(now_s)
-            self._tally.begin_pass(now_s)
+            self._begin_pass(self._parts.clock())
         if rows and not state.rows:
             state.rows, state.is_decode = rows, rows == 1 or self._is_step(rows)
         state.layer = layer
+
+    def _begin_pass(self, now_s: float) -> None:
+        self._end_pass(self._pass.supplied_s)
+        if not self._is_sound:
+            self._change(self._running)
+            self._is_sound = True
+        self._pass.begin(now_s)
+        self._tally.begin_pass(now_s)
 
     def _end_pass(self, now_s: float) -> None:
         """Count the tokens of a pass that is over; a decoded one is a token of the tuner's."""
@@ -271,6 +275,13 @@ class Streamer:
         if state.is_decode and tokens == 1 and not self.tuner.is_done:
             is_settled = self._is_full() and self._working.is_settled()
             self.tuner.feed(span_s, stall_s=state.stall_s, is_settled=is_settled)
+
+    def _begin_unheard(self, tokens: int) -> None:
+        """Begin a pass of which no request will come: all its experts are in memory."""
+        now_s = self._parts.clock()
+        self._begin_pass(now_s)
+        self._pass.rows = tokens
+        self._pass.is_decode = tokens == 1 or self._is_step(tokens)
 
     def _is_step(self, rows: int) -> bool:
         """Whether so many tokens are taken for one each of several answers, as slots allow."""

@@ -26,7 +26,11 @@ class InSlots(Recording):
     """
 
     def __init__(
-        self, layout: ExpertLayout, *, wants: Callable[[int], bool] = lambda number: True
+        self,
+        layout: ExpertLayout,
+        *,
+        wants: Callable[[int], bool] = lambda number: True,
+        hears_all: bool = True,
     ) -> None:
         super().__init__(layout)
         self.slots: ExpertSlots | None = None
@@ -34,6 +38,7 @@ class InSlots(Recording):
         self.used: list[bool] = []
         self.hits = self.misses = 0
         self.failing = False
+        self.hears_all = hears_all
         self._wants = wants
         self._uses_slots = False
         self._held: dict[int, OrderedDict[int, int]] = {}
@@ -50,7 +55,7 @@ class InSlots(Recording):
         assert self.slots is None, "attached twice"
         self.slots, self.refused = slots, refused
 
-    def begin(self, *, uses_slots: bool) -> None:
+    def begin(self, tokens: int, *, uses_slots: bool) -> None:
         self._uses_slots = uses_slots
         self.used.append(uses_slots)
 

@@ -32,6 +32,7 @@ SCALED = "qwen3moe with a scale for every expert"
 # Five slots hold what two tokens use, so that the others cross the limit, there and back.
 BATCHES = (24, 1, 1, 1, 2, 1, 2, 2, 5, 1, 1, 40, 1, 2, 3, 1, 1)
 SLOTS = 5
+BY_TURNS = "by turns"  # and nothing is heard while slots are not in use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def ways() -> tuple[tuple[str, Callable[[int], bool], int], ...]:
     """Return names of ways to use slots, when each does, and how often all is run."""
     return (
         ("wherever they fit", lambda number: True, 2),
-        ("by turns", lambda number: number // 2 % 2 == 0, 1),
+        (BY_TURNS, lambda number: number // 2 % 2 == 0, 1),
     )
 
 
@@ -90,7 +91,7 @@ def compare(name: str, path: Path, args: EngineArgs, device: DeviceId) -> Iterat
     layout = host_layout(path)
     wished = slots_everywhere(layout, device, SLOTS)
     for way, wants, rounds in ways():
-        supplier = InSlots(layout, wants=wants)
+        supplier = InSlots(layout, wants=wants, hears_all=way != BY_TURNS)
         session = LlamaEngine(log_sink=None).load(
             replace(args, expert_slots=wished), supplier=supplier, slots=supplier
         )
