@@ -17,6 +17,7 @@ _CHARGES = {
     "kv": (ChargeKind.KV_CACHE,),
     "recurrent": (ChargeKind.RECURRENT_STATE,),
     "compute": (ChargeKind.COMPUTE,),
+    "slots": (ChargeKind.EXPERT_SLOTS,),
 }
 # The log prints MiB with two decimals (moerun/engine/load_log.py), so a report is right to this.
 _ROUNDING_BYTES: Final = 5_243
