@@ -14,12 +14,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from moerun.engine.alternatives import one_of
 from moerun.engine.number_ranges import integers_between, numbers_between
 from moerun.engine.text_patterns import pattern_rule, quoted
 from moerun.errors import UsageError
 
 _MOST_RULES: Final = 4_000
 _MOST_DEPTH: Final = 64
+_MOST_CHARACTERS: Final = 500_000
+_MOST_LITERALS: Final = 4_000
+_MOST_LITERAL_CHARACTERS: Final = 100_000
 # The engine's own limit on counts — src/llama-grammar.cpp:13 @ 0.3.36
 _MOST_REPEATS: Final = 2_000
 _BASE: Final[Mapping[str, str]] = {
@@ -87,7 +91,17 @@ def grammar_of_call(names_and_parameters: Sequence[tuple[str, str]]) -> str:
     lines = [line for each in roots for line in each.rules()]
     alternatives = " | ".join(each.root for each in roots)
     base = [f"{name} ::= {body}" for name, body in _BASE.items()]
-    return "\n".join([f"root ::= {alternatives}", *lines, *base])
+    return _bounded("\n".join([f"root ::= {alternatives}", *lines, *base]))
+
+
+def _bounded(grammar: str) -> str:
+    """Return a grammar that the engine reads at once, while other answers wait for it."""
+    if len(grammar) > _MOST_CHARACTERS:
+        raise UsageError(
+            f"The JSON schema is too large: its grammar has {len(grammar):,} characters, and "
+            f"{_MOST_CHARACTERS:,} can be held to; shorten names, texts or the list of tools."
+        )
+    return grammar
 
 
 class Compiler:
@@ -98,12 +112,14 @@ class Compiler:
         self._prefix = prefix
         self._rules: dict[str, str] = {}
         self._references: dict[str, str] = {}
+        self._literals = 0
+        self._literal_characters = 0
         self.root = self._add(self._compile(schema, depth=0))
 
     def grammar(self) -> str:
         """Return the whole grammar."""
         base = [f"{name} ::= {body}" for name, body in _BASE.items()]
-        return "\n".join([f"root ::= {self.root}", *self.rules(), *base])
+        return _bounded("\n".join([f"root ::= {self.root}", *self.rules(), *base]))
 
     def rules(self) -> list[str]:
         """Return the rules of the schema alone."""
@@ -138,7 +154,7 @@ class Compiler:
         if "const" in schema:
             return _literal(schema["const"])
         if "enum" in schema:
-            return _any_of([_literal(value) for value in _list(schema, "enum")])
+            return self._one_of(_list(schema, "enum"))
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
                 rest = {k: v for k, v in schema.items() if k not in (keyword, *_ANNOTATIONS)}
@@ -154,6 +170,18 @@ class Compiler:
             parts = [self._resolved(part) for part in _list(schema, "allOf")]
             return self._compile(_merged((rest, *parts)), depth=depth + 1)
         return None
+
+    def _one_of(self, values: list[Any]) -> str:
+        """Return the literals of an enumeration; together they are bounded for the whole schema."""
+        texts = {json.dumps(value, ensure_ascii=False) for value in values}
+        self._literals += len(texts)
+        self._literal_characters += sum(len(text) for text in texts)
+        if self._literals > _MOST_LITERALS or self._literal_characters > _MOST_LITERAL_CHARACTERS:
+            raise UsageError(
+                f"The enumerations of the JSON schema are too large: {_MOST_LITERALS:,} values of "
+                f"{_MOST_LITERAL_CHARACTERS:,} characters together can be held to."
+            )
+        return f"({one_of(tuple(texts), quoted)})"
 
     def _resolved(self, part: Any) -> Any:
         """Return what a reference that is to be merged with others points to."""

@@ -102,8 +102,8 @@ def check(schema: dict[str, Any], value: Any) -> None:
             assert value in (True, False, None)
 
 
-def test_integer_bounds_let_through_what_lies_between(session):
-    """Every grammar of a few hundred random ranges is taken, and holds at its ends."""
+def test_the_engine_holds_to_integer_bounds(session):
+    """Six random ranges; what else their grammars let through is in tests/test_number_ranges.py."""
     chance = random.Random(7)
     for _ in range(6):
         low = chance.randint(-2000, 2000)
@@ -111,6 +111,28 @@ def test_integer_bounds_let_through_what_lies_between(session):
         schema = json.dumps({"type": "integer", "minimum": low, "maximum": high})
         text, _ = answer(session, request(FormatKind.SCHEMA, schema, seed=chance.randint(0, 99)))
         assert low <= json.loads(text) <= high
+
+
+def test_the_engine_holds_to_a_large_enumeration(session):
+    values = [f"value {number}" for number in range(3000)]
+    text, _ = answer(session, request(FormatKind.SCHEMA, json.dumps({"enum": values})))
+    assert json.loads(text) in values
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"enum": list(range(5000))},
+        {"enum": ["x" * 200_000]},
+        {"const": "x" * 600_000},
+        {"type": "object", "properties": {"k" * 600_000: {"type": "null"}}},
+        {"type": "object", "properties": {f"p{index}": {"type": "null"} for index in range(3000)}},
+    ],
+    ids=["many values", "a long value", "a constant", "a name", "many names"],
+)
+def test_a_schema_that_would_hold_up_other_answers_is_refused(session, schema):
+    with pytest.raises(UsageError, match="too large"):
+        answer(session, request(FormatKind.SCHEMA, json.dumps(schema)))
 
 
 def test_any_object(session):

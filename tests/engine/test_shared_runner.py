@@ -11,6 +11,7 @@ from moerun.engine.interface import (
     FormatKind,
     GenerationRequest,
     GenerationResult,
+    Overflow,
     Sampling,
     StopReason,
 )
@@ -54,6 +55,34 @@ def test_answers_of_many_threads_are_not_crossed(runner: Runner):
     for thread in threads:
         thread.join()
     assert said == {word: f'"{word}"' for word in words}
+
+
+def test_an_answer_goes_on_while_a_grammar_is_tried(runner: Runner):
+    endless = GenerationRequest(
+        prompt="x",
+        sampling=Sampling(temperature=0.0),
+        format=AnswerFormat(kind=FormatKind.GRAMMAR, source='root ::= "b" root'),
+        overflow=Overflow.SHIFT,
+    )
+    parts: list[str] = []
+    has_begun = threading.Event()
+    number = runner.reserve_number()
+
+    def note(text: str) -> None:
+        parts.append(text)
+        has_begun.set()
+
+    teller = threading.Thread(target=lambda: runner.generate(endless, on_text=note, number=number))
+    teller.start()
+    assert has_begun.wait(30)
+    before = len(parts)
+    words = AnswerFormat(kind=FormatKind.GRAMMAR, source='root ::= "yes" | "never tried before"')
+    runner.generate(GenerationRequest(prompt="Well?", format=words))
+    # On the engine's own thread there would be as many as the few tokens of this answer.
+    went_on, is_over = len(parts) - before, not teller.is_alive()
+    runner.cancel(number)
+    teller.join(30)
+    assert went_on > 20 or is_over
 
 
 def test_one_is_cancelled_by_its_number(runner: Runner):
