@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from moerun.machine.description import HOST
+from moerun.planning.strategy import ExpertResidency, StreamingMode
 from tests.builders import GIB, a_gpu, a_machine, a_model
-from tools.gpu import build, bundle, measure
+from tools.gpu import build, bundle, measure, slots
 from tools.gpu.cuda import ballast
 from tools.gpu.table import BEGIN, END, Report, Row, Transfers, table_lines, write_table
 
@@ -226,3 +227,52 @@ def test_a_document_without_a_place_for_the_table_is_refused(tmp_path: Path):
 def test_the_lines_of_a_table_have_as_many_cells_as_its_head():
     lines = [line for line in table_lines(a_report(Row(placement="x"))) if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
+
+
+def a_slot_row(share: float, way: str, rate: float | None, **changes) -> slots.SlotRow:
+    values = {"share": share, "way": way, "decode_tokens_per_s": rate, "expert_fraction": share}
+    return slots.SlotRow(**values | changes)
+
+
+def test_slots_are_held_against_whole_layers_share_by_share():
+    rows = [
+        a_slot_row(0.25, slots.STATIC, 40.0, planned_bytes=8 * GIB, seen_bytes=9 * GIB),
+        a_slot_row(0.25, slots.SLOTS, 44.0, hit_fraction=0.8, uploads_per_token=76.8),
+        a_slot_row(0.5, slots.STATIC, 50.0),
+        a_slot_row(0.5, slots.SLOTS, 70.0, upload_ms_per_token=2.5, uploads_per_token=9.0),
+        a_slot_row(0.75, slots.STATIC, 60.0),
+        a_slot_row(0.75, slots.SLOTS, None, failure="no | room"),
+    ]
+    found = slots.lines(rows, hardware="a card", command="run it", model="m.gguf")
+    table = [line for line in found if line.startswith("|")]
+
+    assert len({line.count("|") for line in table}) == 1
+    assert "| 25% | whole layers | 25% | 8.00 GiB | 9.00 GiB | 40.0 tok/s | - | - |" in table
+    assert "| 25% | slots | 25% | - | - | 44.0 tok/s | 80.0% | 76.8 |" in table
+    assert table[5].endswith("| 70.0 tok/s | - | 9.0, 2.50 ms |")
+    assert table[7].endswith("| no / room | - | - |")
+    assert found[-2:] == [
+        "At 25% slots decode 1.10 times as fast as whole layers.",
+        "At 50% slots decode 1.40 times as fast as whole layers (the aim is 1.3).",
+    ]
+
+
+def test_both_sides_are_asked_for_the_same_share():
+    asked = slots.strategies(0.5)
+    assert {wish.expert_residency for wish in asked.values()} == {
+        ExpertResidency(vram_fraction=0.5)
+    }
+    assert asked[slots.STATIC].streaming is StreamingMode.OFF
+    assert asked[slots.SLOTS].streaming is StreamingMode.SLOTS
+
+
+def test_the_script_of_slots_is_one_run_of_tokens():
+    script = slots.a_script(is_small=False)
+    tokens = (*script.prompt, *script.filling, *script.timed)
+    assert tokens == tuple(range(tokens[0], tokens[0] + len(tokens)))
+
+
+def test_the_document_has_a_place_for_both_tables():
+    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    for marker in (BEGIN, END, slots.BEGIN, slots.END):
+        assert text.count(marker) == 1

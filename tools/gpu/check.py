@@ -2,8 +2,8 @@
 
 `python -m tools.gpu.check --bundle FILE --saved FOLDER --out FOLDER [--architecture 90 | --cpu]`
 does one step of the build; when all is built, it installs the engine beside the wheels of the
-bundle, runs the tests marked `gpu`, and in further steps measures the table, of which the rows that
-are known lie in `--out`. With `--cpu` the tests are those of the
+bundle, runs the tests marked `gpu`, and in further steps measures the tables, of which the rows
+that are known lie in `--out`. With `--cpu` the tests are those of the
 engine that need no card, and the measured model is small: a rehearsal of the same steps.
 
 Knows: the order of the steps, and what each is given.
@@ -68,7 +68,13 @@ def run(order: build.Order, out: Path, *, docs: Path | None) -> int:
     measure += ["--fit", order.build / "bin" / "llama-fit-params"]
     measure += ["--cpu"] if is_rehearsal else []
     measure += ["--docs", docs] if docs is not None else []
-    return _logged([str(part) for part in measure], out / "measured.log", environment)
+    status = _logged([str(part) for part in measure], out / "measured.log", environment)
+    if status != 0:
+        return status
+    slots = [sys.executable, "-m", "tools.gpu.slots", "--work", order.work]
+    slots += ["--rows", out / "slots.json", *(["--cpu"] if is_rehearsal else [])]
+    slots += ["--docs", docs] if docs is not None else []
+    return _logged([str(part) for part in slots], out / "slots.log", environment)
 
 
 def _logged(command: Sequence[str], log: Path, environment: dict[str, str]) -> int:

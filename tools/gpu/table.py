@@ -4,6 +4,7 @@ Knows: columns, and where the table stands.
 Does not know: how a row was measured.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,13 +71,18 @@ def table_lines(report: Report) -> list[str]:
 
 def write_table(path: Path, report: Report) -> None:
     """Put the section between the markers of the document; ValueError where they are not."""
+    write_between(path, table_lines(report), begin=BEGIN, end=END)
+
+
+def write_between(path: Path, lines: Sequence[str], *, begin: str, end: str) -> None:
+    """Put lines between two markers of a document; ValueError where they are not."""
     text = path.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{path} has no place for the table: {BEGIN} and {END}")
-    section = "\n".join(["", *table_lines(report), ""])
-    path.write_text(f"{before}{BEGIN}{section}{END}{after}", encoding="utf-8")
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"{path} has no place for the table: {begin} and {end}")
+    section = "\n".join(["", *lines, ""])
+    path.write_text(f"{before}{begin}{section}{end}{after}", encoding="utf-8")
 
 
 def _row_line(row: Row) -> str:
