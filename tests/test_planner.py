@@ -354,6 +354,7 @@ def test_every_step_gives_a_decision_and_the_choices_have_numbers():
         "devices",
         "dense",
         "experts",
+        "slots",
         "context",
         "loading",
         "streaming",

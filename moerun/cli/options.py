@@ -149,7 +149,13 @@ _FLAGS: Final[tuple[_Flag, ...]] = (
         names=("--streaming",),
         keys=("streaming",),
         metavar="MODE",
-        explanation="How experts stream from SSD: auto, off, paging, cache.",
+        explanation="How experts move: auto, off, paging, cache, slots in VRAM.",
+    ),
+    _Flag(
+        names=("--expert-slots",),
+        keys=("expert_slots",),
+        metavar="N",
+        explanation="Experts of each layer that have slots in VRAM; 0 for none.",
     ),
     _Flag(
         names=("--preload",),

@@ -6,18 +6,21 @@ Does not know: why the candidate was chosen.
 
 from moerun.machine.description import HOST, SSD, DeviceId
 from moerun.model.description import ExpertPart, Layer, Tensor, TensorRole, TensorUse
+from moerun.planning.candidate import Candidate
 from moerun.planning.choices import extra_buffers
-from moerun.planning.placement import Candidate
 from moerun.planning.plan import (
     Charge,
     ChargeKind,
     Confidence,
     LayerPlacement,
     Ledger,
+    SlotLayer,
+    SlotPlan,
     StreamingPlan,
     TensorPlacement,
 )
 from moerun.planning.situation import Situation, gpu_charges, host_charges, tied_copy_bytes
+from moerun.planning.slot_gain import expected_hit_fraction
 from moerun.planning.strategy import AllocationPolicy
 from moerun.planning.streaming import streaming_mode
 
@@ -79,6 +82,41 @@ def streaming_plan(at: Situation, candidate: Candidate) -> StreamingPlan | None:
     )
 
 
+def slot_plan(at: Situation, candidate: Candidate, *, is_trial: bool = False) -> SlotPlan | None:
+    """Return the slots of every layer that has any; None where there are none."""
+    wish = at.problem.slots
+    if wish is None:
+        return None
+    layers = tuple(
+        SlotLayer(
+            layer=index,
+            device=device,
+            slots=each.slots,
+            slot_bytes=wish.layers[index].slot_bytes,
+            size_bytes=wish.layers[index].size_bytes(each.slots),
+        )
+        for device, each in zip(candidate.devices, candidate.slots, strict=True)
+        for index in range(each.run.first, each.run.end)
+        if wish.layers[index].slot_bytes
+    )
+    if not layers:
+        return None
+    held_bytes = sum(layer.slots * layer.slot_bytes for layer in layers)
+    hits = sum(
+        layer.slot_bytes
+        * expected_hit_fraction(layer.slots / wish.expert_count, expert_count=wish.expert_count)
+        for layer in layers
+    )
+    one_of_each = sum(layer.slot_bytes for layer in layers)
+    return SlotPlan(
+        layers=layers,
+        expected_hit_fraction=hits / one_of_each,
+        held_fraction=held_bytes / (one_of_each * wish.expert_count),
+        is_trial=is_trial,
+        least_gain_fraction=held_bytes / at.problem.cargo.expert_bytes if is_trial else 0.0,
+    )
+
+
 def exceptions(
     at: Situation, layers: tuple[LayerPlacement, ...], shared: Shared
 ) -> tuple[TensorPlacement, ...]:
@@ -100,6 +138,7 @@ def ledger(at: Situation, candidate: Candidate, layers: tuple[LayerPlacement, ..
     devices = _devices(at, layers, shared_placements(at, candidate))
     charges = [
         *_weight_charges(at, devices),
+        *_slot_charges(slot_plan(at, candidate)),
         *_output_copy(at, candidate),
         *_repeated(at, candidate),
         *_state_charges(at, layers),
@@ -210,6 +249,19 @@ def _state_charges(at: Situation, layers: tuple[LayerPlacement, ...]) -> list[Ch
         )
         for kind, sizes in kinds
         for placement in layers
+    ]
+
+
+def _slot_charges(slots: SlotPlan | None) -> list[Charge]:
+    return [
+        Charge(
+            device=layer.device,
+            kind=ChargeKind.EXPERT_SLOTS,
+            size_bytes=layer.size_bytes,
+            confidence=Confidence.DERIVED,
+            layer=layer.layer,
+        )
+        for layer in (() if slots is None else slots.layers)
     ]
 
 

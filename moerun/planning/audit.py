@@ -16,6 +16,7 @@ from moerun.model.state import kv_bytes, recurrent_bytes
 from moerun.planning.budgets import rooms
 from moerun.planning.pins import resolve_pins
 from moerun.planning.plan import ChargeKind, Plan
+from moerun.planning.slots import ALIGNMENT_BYTES, LEAST_TIMES_USED
 from moerun.planning.strategy import LoadMode, Tier, Toggle
 from moerun.units import format_gib
 
@@ -38,6 +39,7 @@ def audit(plan: Plan, model: Model, machine: Machine) -> tuple[Violation, ...]:
         *_state(plan, model),
         *_budgets(plan, machine),
         *_storage(plan, model),
+        *_slots(plan, model),
         *_wishes(plan, model, machine),
     )
 
@@ -230,6 +232,45 @@ def _streaming(plan: Plan, model: Model) -> Iterator[Violation]:
         )
 
 
+def _slots(plan: Plan, model: Model) -> Iterator[Violation]:
+    """Whether slots are charged, worth having, and of experts that the host has."""
+    planned = plan.slots.layers if plan.slots is not None else ()
+    for device in (*plan.devices, HOST, SSD):
+        charged = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_SLOTS)
+        due = sum(layer.size_bytes for layer in planned if layer.device == device)
+        if charged != due:
+            yield Violation(
+                rule="slots", message=f"{device} is charged {charged} bytes of slots, not {due}"
+            )
+    if planned and plan.extra_buffers:
+        yield Violation(rule="slots", message="repacked experts cannot be copied to slots")
+    devices = plan.devices_by_tensor(model)
+    for slots in planned:
+        where = f"slots of layer {slots.layer}"
+        if not is_gpu(slots.device) or slots.device != plan.layers[slots.layer].dense:
+            yield Violation(
+                rule="slots", message=f"{where} are on {slots.device}, which does not compute it"
+            )
+        tensors = model.layers[slots.layer].expert_tensors
+        away = [tensor.name for tensor in tensors if is_gpu(devices[tensor.name])]
+        if away:
+            yield Violation(
+                rule="slots", message=f"{where} hold {away[0]}, which is not on the host"
+            )
+        least = LEAST_TIMES_USED * model.experts_used
+        if not least <= slots.slots <= model.expert_count:
+            yield Violation(
+                rule="slots",
+                message=f"{where} are {slots.slots}, not {least} to {model.expert_count}",
+            )
+        least_bytes = sum(t.size_bytes * slots.slots // t.shape[-1] for t in tensors)
+        if not least_bytes <= slots.size_bytes <= least_bytes + len(tensors) * ALIGNMENT_BYTES:
+            yield Violation(
+                rule="slots",
+                message=f"{where} take {slots.size_bytes} bytes, their tensors {least_bytes}",
+            )
+
+
 def _wishes(plan: Plan, model: Model, machine: Machine) -> Iterator[Violation]:
     """Whether pins and the wanted shares of experts are kept."""
     try:
@@ -252,7 +293,11 @@ def _wishes(plan: Plan, model: Model, machine: Machine) -> Iterator[Violation]:
     if residency is None:
         return
     total = model.expert_bytes
-    in_vram = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in plan.devices)
+    in_vram = sum(
+        plan.ledger.kind_bytes(device, kind)
+        for device in plan.devices
+        for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_SLOTS)
+    )
     in_ram = sum(
         plan.ledger.kind_bytes(HOST, kind)
         for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE)

@@ -60,10 +60,11 @@ class Cargo:
         return 0 if self.tied_output is None else self.tied_output.size_bytes
 
 
-def cargo(model: Model, strategy: Strategy, pinning: Pinning) -> Cargo:
+def cargo(model: Model, strategy: Strategy, pinning: Pinning, *, has_slots: bool = False) -> Cargo:
     """Sort the model's tensors into what is free, held and pinned.
 
-    Raises PinConflict where the wanted shares of experts contradict one another or the pins.
+    Where slots in VRAM hold copies of experts, the experts themselves are held on the host. Raises
+    PinConflict where the wanted shares of experts contradict one another or the pins.
     """
     pinned_dense: dict[DeviceId, int] = {}
     pinned_experts: dict[DeviceId, int] = {}
@@ -88,7 +89,7 @@ def cargo(model: Model, strategy: Strategy, pinning: Pinning) -> Cargo:
         parts.append(tuple((part, part_bytes[part]) for part in PART_ORDER if part in part_bytes))
     shared = _shared_bytes(model, pinning, pinned_dense)
     total = model.expert_bytes
-    free, held = _held_back(parts, strategy, total, pinned_experts)
+    free, held = _held_back(parts, strategy, total, pinned_experts, has_slots=has_slots)
     return Cargo(
         dense_bytes=tuple(dense),
         vram_parts=free,
@@ -167,7 +168,12 @@ def _shared_bytes(model: Model, pinning: Pinning, pinned_dense: dict[DeviceId, i
 
 
 def _held_back(
-    parts: list[PartBytes], strategy: Strategy, total: int, pinned: Mapping[DeviceId, int]
+    parts: list[PartBytes],
+    strategy: Strategy,
+    total: int,
+    pinned: Mapping[DeviceId, int],
+    *,
+    has_slots: bool,
 ) -> tuple[tuple[PartBytes, ...], tuple[PartBytes, ...]]:
     """Split the free expert parts into those that may go to a GPU and those that must not."""
     residency = strategy.expert_residency
@@ -175,6 +181,8 @@ def _held_back(
     free: Sequence[PartBytes] = [()] * first_free + parts[first_free:]
     if residency is not None:
         _check_residency(residency, strategy, total, pinned)
+    if has_slots:
+        return ((),) * len(parts), tuple(parts)
     if residency is not None and residency.vram_fraction is not None:
         pinned_vram = sum(size for device, size in pinned.items() if is_gpu(device))
         share = int(total * residency.vram_fraction) - pinned_vram

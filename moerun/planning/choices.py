@@ -7,7 +7,7 @@ Does not know: how the placement was found.
 from typing import Final
 
 from moerun.machine.description import SSD
-from moerun.planning.placement import Candidate
+from moerun.planning.candidate import Candidate
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import LoadMode, Toggle
 
@@ -36,6 +36,8 @@ def extra_buffers(problem: Problem, candidate: Candidate) -> bool:
     """
     if has_experts_on_ssd(problem, candidate):
         return False  # repacking would read all of them into memory
+    if candidate.slots:
+        return False  # a slot takes an expert as the file has it
     match problem.strategy.extra_buffers:
         case Toggle.ON:
             return True

@@ -7,8 +7,9 @@ Does not know: how a placement is found.
 from dataclasses import dataclass, replace
 from typing import Final
 
+from moerun.planning.candidate import Candidate
 from moerun.planning.choices import load_mode
-from moerun.planning.placement import Candidate, best_candidate
+from moerun.planning.placement import best_candidate
 from moerun.planning.plan import Rung
 from moerun.planning.situation import Problem, Situation, situation
 from moerun.planning.strategy import DEFAULT_CONTEXT_TOKENS, MINIMUM_CONTEXT_TOKENS, LoadMode

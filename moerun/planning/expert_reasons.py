@@ -9,7 +9,7 @@ from typing import Final
 
 from moerun.machine.description import HOST, SSD, DeviceId, is_gpu
 from moerun.model.description import Model
-from moerun.planning.placement import Candidate
+from moerun.planning.candidate import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import Tier
@@ -45,7 +45,11 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
         return _wishes_without_experts(problem)
     if residency is None:
         return []
-    in_vram = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in plan.devices)
+    in_vram = sum(
+        plan.ledger.kind_bytes(device, kind)
+        for device in plan.devices
+        for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_SLOTS)
+    )
     in_ram = sum(
         plan.ledger.kind_bytes(HOST, kind)
         for kind in (ChargeKind.EXPERT_WEIGHTS, ChargeKind.EXPERT_CACHE)
@@ -63,8 +67,10 @@ def share_cautions(problem: Problem, plan: Plan) -> list[Caution]:
             if missing < _PAGE_BYTES:
                 continue  # a cache is cut to whole pages
             step = 0
-        is_rounded = missing < step
         unit = "matrices" if problem.strategy.split_layers else "layers"
+        if name == "VRAM" and problem.slots is not None:
+            step, unit = problem.slots.slot_bytes, "slots"
+        is_rounded = missing < step
         why = f"rounded down to whole {unit}" if is_rounded else "there is not room for more"
         if name == "VRAM" and not plan.devices:
             why = "no GPU is used"
@@ -136,6 +142,8 @@ def _host_reasons(problem: Problem, candidate: Candidate, plan: Plan) -> list[st
     if not plan.devices:
         return ["no GPU is used"]
     cargo, strategy = problem.cargo, problem.strategy
+    if plan.slots is not None:
+        return ["slots are filled from here, and prompts are read with these"]
     found = []
     in_ram = [dict(parts) for parts in candidate.ram_parts]
     if any(

@@ -5,19 +5,23 @@ Does not know: how the choices were found, or how they are shown.
 """
 
 from moerun.machine.description import HOST
+from moerun.planning.candidate import Candidate
 from moerun.planning.choices import COPY_FITS_TIMES, has_experts_on_ssd, host_charge_bytes
 from moerun.planning.contexts import Choice
 from moerun.planning.expert_reasons import expert_decisions, share_cautions
-from moerun.planning.placement import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
+from moerun.planning.slot_reasons import slot_cautions, slot_decisions
+from moerun.planning.slot_trial import SlotTrial
 from moerun.planning.strategy import LoadMode, Tier, Toggle
 from moerun.planning.streaming_reasons import ssd_cautions, streaming_decisions
 from moerun.planning.value import Standing, standing
 from moerun.units import format_gib
 
 
-def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, ...]:
+def decisions(
+    problem: Problem, choice: Choice, plan: Plan, trial: SlotTrial
+) -> tuple[Decision, ...]:
     """Return one line for each choice, in the order of the steps."""
     candidate = choice.candidate
     assert candidate is not None
@@ -27,6 +31,7 @@ def decisions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Decision, .
         _device_line(problem, plan),
         _dense_line(problem, candidate, plan),
         *expert_decisions(problem, candidate, plan),
+        *slot_decisions(problem, plan, trial),
         _context_line(choice, plan),
         _load_line(problem, candidate, plan),
         _repack_line(problem, candidate, plan),
@@ -42,6 +47,7 @@ def cautions(problem: Problem, choice: Choice, plan: Plan) -> tuple[Caution, ...
     assert candidate is not None
     found = [Caution(code="model", message=text) for text in problem.model.cautions]
     found += ssd_cautions(problem, candidate, plan)
+    found += slot_cautions(problem, plan)
     found += _context_cautions(problem, choice)
     found += _device_cautions(problem, plan)
     found += share_cautions(problem, plan)
@@ -201,6 +207,11 @@ def _repack_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision
     if has_experts_on_ssd(problem, candidate):
         because = (
             "it is one switch for the whole model, and repacked experts could not stay on SSD; "
+            f"{format_gib(dense)} of dense host weights lose it"
+        )
+    elif plan.slots is not None:
+        because = (
+            "slots take experts as the file has them; "
             f"{format_gib(dense)} of dense host weights lose it"
         )
     elif problem.strategy.extra_buffers is not Toggle.AUTO:

@@ -138,7 +138,7 @@ def _best_starts(freight: Freight, bays: tuple[Bay, ...]) -> tuple[int, ...] | N
     if devices > max(1, count):
         return None
     dense = freight.dense_sums_bytes
-    cuts = _cut_points(count, devices)
+    cuts = cut_points(count, devices)
     # the best (gain, slack, cuts) of the layers before a cut on the devices so far
     reached: dict[int, tuple[_Gain, int, tuple[int, ...]]] = {0: ((0, 0, 0, 0), 1000, ())}
     for position, bay in enumerate(bays):
@@ -175,7 +175,7 @@ def _gain(before: _Gain, standing: Standing, dense: int, experts: int) -> _Gain:
             return slow - dense, fast, total + experts, remote
 
 
-def _cut_points(count: int, devices: int) -> range:
+def cut_points(count: int, devices: int) -> range:
     """Return where runs may end; coarser with many devices, the same whatever their memory."""
     step = 1 if devices <= FINE_CUTS_UP_TO else max(1, count // COARSE_CUTS)
     return range(step, count, step)
@@ -244,7 +244,7 @@ def _spread(freight: Freight, bays: tuple[Bay, ...]) -> tuple[Run, ...] | None:
     How far a device gets grows with where it starts, so the furthest of each cut is enough.
     """
     line, dense, count = _line(freight), freight.dense_sums_bytes, freight.layer_count
-    cuts = (0, *_cut_points(count, len(bays)), count)
+    cuts = (0, *cut_points(count, len(bays)), count)
     reached: dict[int, _Reach] = {count: ((0, 0), ())}
     for position in range(len(bays) - 1, -1, -1):
         bay = bays[position]

@@ -5,14 +5,15 @@ Does not know: which context is tried next, or how a plan is written down.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import combinations
 from math import inf
 from typing import Final
 
-from moerun.machine.description import HOST, DeviceId, Gpu
+from moerun.machine.description import HOST, Gpu
 from moerun.model.description import ExpertPart
 from moerun.planning import streaming
+from moerun.planning.candidate import Candidate, HostNeed, Rank, is_pipelined
 from moerun.planning.cargo import Cargo, PartBytes, fill_from_the_end, sum_bytes
 from moerun.planning.fixed_charges import Work
 from moerun.planning.packing import Bay, Freight, Run, packings
@@ -23,125 +24,14 @@ from moerun.planning.situation import (
     host_charges,
     tied_copy_bytes,
 )
+from moerun.planning.slot_packing import SlotRun, slot_runs
 from moerun.planning.strategy import Tier
 from moerun.planning.streaming import CacheRoom
-from moerun.planning.value import Cost, Held, Standing, cost_key, standing
+from moerun.planning.value import Held, standing
 
 # Above this many GPUs only the first one, two, three and so on are tried together.
 EVERY_SUBSET_UP_TO: Final = 4
 MAX_DEVICES: Final = 16  # llama_max_devices - src/llama.cpp @ llama-cpp-python 0.3.36
-
-Rank = tuple[Cost, int, int, float]
-"""What lies in slower memory, devices, layers whose experts lie on other devices, slowness.
-
-Slowness is the bandwidth of the slowest device, negative; 0 where it is not known.
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostNeed:
-    """What host memory must hold beside routed experts that are free to lie elsewhere."""
-
-    work: Work
-    fixed_bytes: int
-    layer_bytes: int
-    output_bytes: int
-    staging_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        """Return all of it."""
-        return self.fixed_bytes + self.layer_bytes + self.output_bytes + self.staging_bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One way to place everything. `ram_parts` and `ssd_parts` have an entry for each layer.
-
-    `cache` is what experts on SSD stream through, one below its floor only where streaming was
-    asked for, since it is what does not fit then; `missed_cache` is one that was left out for that.
-    """
-
-    devices: tuple[DeviceId, ...]
-    runs: tuple[Run, ...]
-    host_layers: int
-    has_staging: bool
-    need: HostNeed
-    room_bytes: int
-    ram_parts: tuple[PartBytes, ...]
-    ssd_parts: tuple[PartBytes, ...]
-    ram_expert_bytes: int
-    ssd_expert_bytes: int
-    held: tuple[Held, ...]
-    bandwidth_bytes_per_s: float
-    fits: bool
-    cache: CacheRoom | None = None
-    missed_cache: CacheRoom | None = None
-
-    @property
-    def is_pipelined(self) -> bool:
-        """Whether batches may run through several devices in turn."""
-        return _is_pipelined(len(self.devices), has_staging=self.has_staging)
-
-    @property
-    def short_bytes(self) -> int:
-        """Return how much host memory is missing; 0 when it fits."""
-        if self.fits:
-            return 0
-        held = self.ram_expert_bytes
-        if self.cache is not None:
-            held = self.cache.minimum_bytes + self.cache.beside_bytes
-        return self.need.total_bytes + held - self.room_bytes
-
-    @property
-    def slow_bytes(self) -> tuple[int, int, int]:
-        """Return what is not on GPUs: dense and state, experts, experts on SSD."""
-        experts = self.ram_expert_bytes + self.ssd_expert_bytes
-        on_ssd = max(0, self.ssd_expert_bytes - self.cache_bytes)
-        return self.need.layer_bytes + self.need.output_bytes, experts, on_ssd
-
-    @property
-    def cache_bytes(self) -> int:
-        """Return what holds experts that stream; 0 where none do."""
-        return 0 if self.cache is None else self.cache.cache_bytes
-
-    @property
-    def strange_layers(self) -> int:
-        """Return how many layers have experts on another device than the rest of them."""
-        return sum(run.strange_layers for run in self.runs)
-
-    @property
-    def remote_layers(self) -> int:
-        """Return how many layers workers compute."""
-        pairs = zip(self.runs, self.held, strict=True)
-        return sum(r.end - r.first for r, held in pairs if held.standing is not Standing.LOCAL)
-
-    @property
-    def remote_expert_bytes(self) -> int:
-        """Return the experts that workers hold."""
-        return sum(h.expert_bytes for h in self.held if h.standing is not Standing.LOCAL)
-
-    @property
-    def cost(self) -> Cost:
-        """Return what lies in slower memory than the best."""
-        dense, experts, on_ssd = self.slow_bytes
-        return cost_key(
-            self.held, host_dense_bytes=dense, host_expert_bytes=experts, ssd_bytes=on_ssd
-        )
-
-    @property
-    def rank(self) -> Rank:
-        """Return what makes one candidate better than another: less is better."""
-        return self.cost, len(self.devices), self.strange_layers, -self.bandwidth_bytes_per_s
-
-
-def _is_pipelined(device_count: int, *, has_staging: bool) -> bool:
-    """Whether batches may run through several devices in turn: with no weight on the host.
-
-    Belief: `pipeline_parallel` in src/llama-context.cpp @ llama-cpp-python 0.3.36 - checked by
-    tests/engine/test_compute_buffers.py.
-    """
-    return device_count > 1 and not has_staging
 
 
 def best_candidate(at: Situation) -> Candidate | None:
@@ -170,6 +60,12 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
     held = sum_bytes(load.host_parts)
     for devices in device_sets(at.problem):
         count = len(devices)
+        if at.problem.slots is not None:
+            if devices:  # no slots without a device, and no batches without staging
+                room = sum(max(0, left) for left in _capacities(at, devices, has_staging=True))
+                most = max(0, room - dense)
+                yield ((0, max(0, held - most), 0, 0, 0), count, 0, -inf), devices, True
+            continue
         if not devices:
             output = load.output_bytes + tied_copy_bytes(at.problem)
             yield ((dense + output, movable + held, 0, 0, 0), 0, 0, -inf), (), False
@@ -206,8 +102,13 @@ def _candidates(
         Bay(capacity_bytes=capacity, standing=standing(gpu, host))
         for gpu, capacity in zip(devices, capacities, strict=True)
     )
-    for runs in packings(at.freight, bays) if devices else ((),):
-        found = _candidate(at, devices, runs, capacities, has_staging=has_staging)
+    if at.problem.slots is not None:
+        slots = slot_runs(at.freight, bays, at.problem.slots)
+        ways = [] if slots is None else [(tuple(each.run for each in slots), slots)]
+    else:
+        ways = [(runs, ()) for runs in (packings(at.freight, bays) if devices else ((),))]
+    for runs, slots in ways:
+        found = _candidate(at, devices, runs, capacities, has_staging=has_staging, slots=slots)
         if found is not None:
             yield found
 
@@ -219,6 +120,7 @@ def _candidate(
     capacities: tuple[int, ...],
     *,
     has_staging: bool,
+    slots: tuple[SlotRun, ...],
 ) -> Candidate | None:
     load = at.problem.cargo
     host_layers = runs[0].first if runs else load.layer_count
@@ -231,15 +133,31 @@ def _candidate(
         host_layers=host_layers,
         devices=devices,
         left=left,
-        is_pipelined=_is_pipelined(len(devices), has_staging=has_staging),
+        is_pipelined=is_pipelined(len(devices), has_staging=has_staging),
     )
+    if slots and at.problem.slots is not None:
+        staged = at.problem.slots.staged_bytes * len(devices)
+        need = replace(need, staging_bytes=need.staging_bytes + staged)
     used = sum(
         _usable_bytes(at, gpu, has_staging=has_staging) - capacity + _run_bytes(at.freight, run)
         for gpu, capacity, run in zip(devices, capacities, runs, strict=True)
         if gpu.shares_host_memory
     )
-    return _with_host(
+    found = _with_host(
         at, devices, runs, need=need, left=left, pool_gpu_bytes=used, staged=has_staging
+    )
+    return _with_slots(found, slots) if slots else found
+
+
+def _with_slots(candidate: Candidate, slots: tuple[SlotRun, ...]) -> Candidate:
+    return replace(
+        candidate,
+        slots=slots,
+        held=tuple(
+            replace(held, expert_bytes=held.expert_bytes + each.size_bytes)
+            for held, each in zip(candidate.held, slots, strict=True)
+        ),
+        fits=candidate.fits and not any(each.short_bytes for each in slots),
     )
 
 
@@ -252,7 +170,7 @@ def _capacities(at: Situation, devices: tuple[Gpu, ...], *, has_staging: bool) -
             gpu,
             has_output=gpu is devices[-1],
             has_staging=has_staging,
-            is_pipelined=_is_pipelined(len(devices), has_staging=has_staging),
+            is_pipelined=is_pipelined(len(devices), has_staging=has_staging),
         )
         for gpu in devices
     )

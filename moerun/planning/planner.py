@@ -1,7 +1,8 @@
 """Decide where a model lives: the one entry, and the order of the steps.
 
-Budgets, fixed charges, pins, dense weights and KV, experts, host check - for every set of GPUs -
-inside a ladder of contexts; then the decisions and cautions.
+Budgets, fixed charges, pins, dense weights and KV, experts or slots for them, host check - for
+every set of GPUs - inside a ladder of contexts; whether slots are worth a trial; then the decisions
+and cautions.
 
 Knows: the order of the steps.
 Does not know: I/O, clocks, the engine; same inputs give an equal plan.
@@ -16,6 +17,7 @@ from moerun.planning.assembly import (
     layer_placements,
     ledger,
     shared_placements,
+    slot_plan,
     streaming_plan,
 )
 from moerun.planning.choices import extra_buffers, load_mode
@@ -24,6 +26,7 @@ from moerun.planning.explain import cautions, decisions
 from moerun.planning.plan import Measurements, Plan
 from moerun.planning.refusals import refuse
 from moerun.planning.situation import Problem, pose
+from moerun.planning.slot_trial import SlotTrial, weigh_slots
 from moerun.planning.strategy import Strategy
 
 
@@ -39,10 +42,13 @@ def plan_placement(
     choice = choose_context(problem)
     if not choice.fits:
         refuse(problem, choice)
-    return _written_down(problem, choice)
+    trial = weigh_slots(problem, choice)
+    if trial.problem is not None and trial.choice is not None:
+        return _written_down(trial.problem, trial.choice, trial)
+    return _written_down(problem, choice, trial)
 
 
-def _written_down(problem: Problem, choice: Choice) -> Plan:
+def _written_down(problem: Problem, choice: Choice, trial: SlotTrial) -> Plan:
     at, candidate, strategy = choice.at, choice.candidate, problem.strategy
     assert candidate is not None
     layers = layer_placements(at, candidate)
@@ -72,9 +78,10 @@ def _written_down(problem: Problem, choice: Choice) -> Plan:
         cautions=(),
         next_rung=rung,
         streaming=streaming_plan(at, candidate),
+        slots=slot_plan(at, candidate, is_trial=trial.problem is not None),
     )
     return replace(
         draft,
-        decisions=decisions(problem, choice, draft),
+        decisions=decisions(problem, choice, draft, trial),
         cautions=cautions(problem, choice, draft),
     )

@@ -11,10 +11,12 @@ from typing import Final, NoReturn
 from moerun.errors import DoesNotFit, PinConflict
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.assembly import layer_placements, ledger
+from moerun.planning.candidate import Candidate
 from moerun.planning.contexts import Choice, choose_context, ladder
-from moerun.planning.placement import Candidate
 from moerun.planning.plan import Charge, ChargeKind, Confidence, Remedy, Shortfall
 from moerun.planning.situation import Problem, Situation, gpu_charges, pose
+from moerun.planning.slot_packing import SlotRun
+from moerun.planning.slots import is_asked
 from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Tier, Toggle
 from moerun.planning.streaming import CacheRoom
 from moerun.units import MIB, format_gib
@@ -34,6 +36,8 @@ def refuse(problem: Problem, choice: Choice) -> NoReturn:
             f"{_what_is_missing(problem, choice.at, choice.candidate)}; without the pins it fits",
             hint="drop pins to the cpu, or pin fewer tensors",
         )
+    if choice.candidate.short_slot_bytes:
+        raise _slots_do_not_fit(problem, choice, choice.candidate)
     cache = choice.candidate.cache
     if cache is not None and cache.is_share and not cache.is_enough:
         raise _share_below_floor(problem, cache)
@@ -89,6 +93,39 @@ def _no_place(problem: Problem, choice: Choice, candidate: Candidate) -> DoesNot
         ),
         hint=_hint(remedies, left),
     )
+
+
+def _slots_do_not_fit(problem: Problem, choice: Choice, candidate: Candidate) -> DoesNotFit:
+    """Say how many slots are wanted, what they take, and what is left for them."""
+    wish = problem.slots
+    assert wish is not None, "a candidate lacks room for slots"
+    remedies = tuple(_checked_remedies(problem, choice))
+    least, labels = wish.least_slots, ", ".join(map(problem.machine.label, candidate.devices))
+    needed = least * wish.slot_bytes
+    left = max(0, needed - candidate.short_slot_bytes)
+    why = "expert_slots asks for them; beyond what is free, a driver would spill to RAM unsaid"
+    if not problem.strategy.expert_slots:
+        why = f"a token uses {problem.model.experts_used} of each layer, and fewer hardly hit"
+    device = max(zip(candidate.slots, candidate.devices, strict=True), key=_shortage)[1]
+    return DoesNotFit(
+        f"{least} slots for experts in each layer of {problem.model.name} take "
+        f"{format_gib(needed)}, and {format_gib(left)} are left on {labels} beside dense weights, "
+        f"{choice.at.context_tokens:,} tokens of context, buffers and margin ({why})",
+        shortfalls=(
+            Shortfall(
+                device=device,
+                needed_bytes=needed,
+                available_bytes=left,
+                largest_charges=_largest(choice.at, candidate, device),
+                would_fit=remedies,
+            ),
+        ),
+        hint=_hint(remedies, candidate.short_slot_bytes),
+    )
+
+
+def _shortage(pair: tuple[SlotRun, DeviceId]) -> int:
+    return pair[0].short_bytes
 
 
 def _share_below_floor(problem: Problem, cache: CacheRoom) -> PinConflict:
@@ -192,6 +229,18 @@ def _changes(strategy: Strategy) -> Iterator[_Change]:
         yield _Change(
             remedy=Remedy(
                 flag="--streaming auto", explanation="the system reads what it maps instead"
+            ),
+            strategy=replace(strategy, streaming=StreamingMode.AUTO),
+        )
+    if strategy.expert_slots:
+        yield _Change(
+            remedy=Remedy(flag="--expert-slots auto", explanation="as many slots as fit"),
+            strategy=replace(strategy, expert_slots=None),
+        )
+    elif is_asked(strategy):
+        yield _Change(
+            remedy=Remedy(
+                flag="--streaming auto", explanation="whole layers of experts in VRAM instead"
             ),
             strategy=replace(strategy, streaming=StreamingMode.AUTO),
         )

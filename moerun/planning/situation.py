@@ -11,13 +11,14 @@ from moerun.errors import PinConflict
 from moerun.machine.description import HOST, Gpu, Machine
 from moerun.model.description import Model
 from moerun.model.encodings import BY_NAME
-from moerun.planning import fixed_charges
+from moerun.planning import fixed_charges, slots
 from moerun.planning.budgets import Rooms, rooms
 from moerun.planning.cargo import Cargo, cargo, state_bytes, sums
 from moerun.planning.fixed_charges import Shapes, Sized, Work, shapes
 from moerun.planning.packing import Freight
 from moerun.planning.pins import Pinning, resolve_pins
 from moerun.planning.plan import ChargeKind, Measurements
+from moerun.planning.slots import SlotWish
 from moerun.planning.strategy import LoadMode, Strategy, Tier, Toggle
 
 # Encodings that `use_extra_bufts` packs anew for the processor, so that a tied output becomes a
@@ -27,7 +28,11 @@ REPACKED: Final = frozenset({"Q4_0", "Q4_K", "Q2_K", "IQ4_NL", "MXFP4"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """Everything that stays the same while contexts and sets of GPUs are tried."""
+    """Everything that stays the same while contexts and sets of GPUs are tried.
+
+    With `slots`, what dense weights and KV cache leave of VRAM is for slots, not for whole layers
+    of experts.
+    """
 
     model: Model
     machine: Machine
@@ -37,6 +42,7 @@ class Problem:
     cargo: Cargo
     rooms: Rooms
     shapes: Shapes
+    slots: SlotWish | None = None
 
     @property
     def may_use_ssd(self) -> bool:
@@ -59,24 +65,38 @@ class Situation:
 
 
 def pose(
-    model: Model, machine: Machine, strategy: Strategy, measured: Measurements | None
+    model: Model,
+    machine: Machine,
+    strategy: Strategy,
+    measured: Measurements | None,
+    *,
+    tries_slots: bool = False,
 ) -> Problem:
-    """Return the problem; PinConflict when pins or shares contradict one another."""
+    """Return the problem; PinConflict when pins, shares or slots contradict one another.
+
+    It is one with slots where they were asked for, or are to be tried, and nothing forbids them.
+    """
     strategy = replace(
         strategy,
         flash_attention=flash_attention(model, machine, strategy),
         ubatch_tokens=min(strategy.ubatch_tokens, strategy.batch_tokens),
     )
     pinning = resolve_pins(model, machine, strategy)
+    wish = None
+    if (tries_slots or slots.is_asked(strategy)) and (
+        slots.obstacle(model, machine, strategy, pinning) is None
+    ):
+        wish = slots.slot_wish(model, strategy, pinning)
     return Problem(
         model=model,
         machine=machine,
         strategy=strategy,
         measured=measured,
         pinning=pinning,
-        cargo=cargo(model, strategy, pinning),
+        cargo=cargo(model, strategy, pinning, has_slots=wish is not None),
         rooms=rooms(machine, strategy),
         shapes=shapes(model),
+        slots=wish,
     )
 
 

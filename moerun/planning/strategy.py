@@ -120,6 +120,7 @@ class Strategy:
     None means automatic throughout. `context_tokens` fixes the context; `context_is_largest` asks
     for the largest that fits. Margins are kept free on each device beyond what is charged.
     `cpu_expert_layers` is the count of layers, from the first, whose experts stay off the GPUs.
+    `expert_slots` is how many experts of each layer have slots in VRAM; 0 says that none have.
     """
 
     hierarchy: tuple[Tier, ...] = (Tier.VRAM, Tier.RAM, Tier.SSD)
@@ -131,6 +132,7 @@ class Strategy:
     max_swap_size: Limit | None = None
     preload_experts: int | None = None
     streaming: StreamingMode = StreamingMode.AUTO
+    expert_slots: int | None = None
     pins: tuple[Pin, ...] = ()
     cpu_expert_layers: int | None = None
     context_tokens: int | None = None

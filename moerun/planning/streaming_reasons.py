@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from moerun.machine.description import SSD
 from moerun.planning import streaming
-from moerun.planning.placement import Candidate
+from moerun.planning.candidate import Candidate
 from moerun.planning.plan import Caution, ChargeKind, Decision, Plan
 from moerun.planning.situation import Problem
 from moerun.planning.strategy import StreamingMode, Tier, Toggle

@@ -201,6 +201,12 @@ KEYS: Final[tuple[Key, ...]] = (
         values.auto_or(values.count_of(0, 1_000_000)),
     ),
     _strategy_key(STRATEGY_SECTION, "streaming", "--streaming", values.choice_of(StreamingMode)),
+    _strategy_key(
+        STRATEGY_SECTION,
+        "expert_slots",
+        "--expert-slots",
+        values.auto_or(values.count_of(0, 1_000_000)),
+    ),
     Key(
         name=f"{PINS_SECTION}.patterns",
         short="pins",
