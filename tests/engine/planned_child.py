@@ -96,22 +96,22 @@ class Planned:
 
 def plans(model: Model, remote: tuple[EngineDeviceRef, ...]) -> Iterator[Planned]:
     """Yield measured plans: everything on a device, then less and less room."""
-    strategy = _strategy()
+    strategy = exact_strategy()
     one = _machine(remote[:1])
-    whole = _settled("all on one device", model, one, strategy, None)
+    whole = settled("all on one device", model, one, strategy, None)
     yield whole
     used_bytes = whole.plan.ledger.used_bytes(remote[0].id)
     choosable_bytes = model.expert_bytes or model.weight_bytes // 2
     measured = _measure(engine_args(whole.plan, model, one))
     for name, left_out in (("most", 0.2), ("half", 0.55), ("few", 0.9)):
         machine = _machine(remote[:1], free_bytes=used_bytes - int(choosable_bytes * left_out))
-        yield _settled(f"{name} experts on one device", model, machine, strategy, measured)
+        yield settled(f"{name} experts on one device", model, machine, strategy, measured)
     yield from _plans_of_two(model, remote)
     copied = replace(strategy, load_mode=LoadMode.COPY, hierarchy=(Tier.RAM,))
-    yield _settled("copied to the host", model, one, copied, None)
+    yield settled("copied to the host", model, one, copied, None)
     mapped = replace(strategy, hierarchy=(Tier.VRAM, Tier.SSD))
     small = _machine(remote[:1], free_bytes=used_bytes - choosable_bytes // 2)
-    yield _settled("the other experts on SSD", model, small, mapped, measured)
+    yield settled("the other experts on SSD", model, small, mapped, measured)
 
 
 def _plans_of_two(model: Model, remote: tuple[EngineDeviceRef, ...]) -> Iterator[Planned]:
@@ -125,8 +125,10 @@ def _plans_of_two(model: Model, remote: tuple[EngineDeviceRef, ...]) -> Iterator
     if model.is_sparse:
         choices += [("two devices", 2), ("two devices, experts on the host", 99)]
     for name, layers in choices:
-        strategy = replace(_strategy(), cpu_expert_layers=min(layers, len(model.layers)) or None)
-        alone = _settled(name, model, _machine(remote[:1]), strategy, None).plan
+        strategy = replace(
+            exact_strategy(), cpu_expert_layers=min(layers, len(model.layers)) or None
+        )
+        alone = settled(name, model, _machine(remote[:1]), strategy, None).plan
         guessed = plan_placement(model, _machine(remote[:1]), strategy)
         weights_bytes = _weight_bytes(guessed, remote[0].id)
         roomy_bytes = guessed.ledger.used_bytes(remote[0].id) - weights_bytes // 4
@@ -135,7 +137,7 @@ def _plans_of_two(model: Model, remote: tuple[EngineDeviceRef, ...]) -> Iterator
         measured = _measure(engine_args(first, model, roomy))
         alone_bytes = alone.ledger.used_bytes(remote[0].id)
         machine = _machine(remote, free_bytes=int(alone_bytes * TOO_SMALL))
-        yield _settled(name, model, machine, strategy, measured)
+        yield settled(name, model, machine, strategy, measured)
 
 
 def _weight_bytes(plan: Plan, device: DeviceId) -> int:
@@ -143,7 +145,7 @@ def _weight_bytes(plan: Plan, device: DeviceId) -> int:
     return sum(plan.ledger.kind_bytes(device, kind) for kind in kinds)
 
 
-def _strategy() -> Strategy:
+def exact_strategy() -> Strategy:
     """Return the strategy whose arithmetic is that of the reference."""
     return Strategy(
         context_tokens=SETTINGS.context_tokens,
@@ -177,7 +179,7 @@ def _machine(remote: tuple[EngineDeviceRef, ...], *, free_bytes: int = GIB) -> M
     )
 
 
-def _settled(
+def settled(
     name: str,
     model: Model,
     machine: Machine,
