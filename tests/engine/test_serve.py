@@ -1,15 +1,9 @@
 """The server with the real engine and the demo: clients, a crash under load, a clean end."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import ollama
@@ -18,26 +12,11 @@ import psutil
 import pytest
 
 from moerun.server.listening import read_server_record
+from tests.engine.servers import served
 
 pytestmark = pytest.mark.engine
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 GREEDY = {"temperature": 0, "num_predict": 12}
-
-
-@contextlib.contextmanager
-def served(state: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    environment = {name: os.environ[name] for name in os.environ if not name.startswith("MOERUN_")}
-    environment |= {"MOERUN_HOST": "127.0.0.1:0", "MOERUN_STATE_DIR": str(state)}
-    environment["MOERUN_CONFIG_DIR"] = str(state / "config")
-    process = subprocess.Popen([sys.executable, "-m", "moerun", "serve"], env=environment)
-    try:
-        while (record := read_server_record(state)) is None:
-            assert process.poll() is None, "the server ended at once"
-            time.sleep(0.05)
-        yield record.url, process
-    finally:
-        process.kill()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
