@@ -255,6 +255,17 @@ def test_a_worker_ranks_above_ram_unless_it_was_measured_slower(rate, host_rate,
     assert plan.devices == ((worker.id,) if expected is Standing.REMOTE else ())
 
 
+def test_the_way_to_a_worker_counts_in_its_rank():
+    """Memory as fast as RAM, but four milliseconds away: twice in every token."""
+    host = a_cluster(rate=60e9).host
+    worker = a_worker(4 * GIB, 60e9)
+    assert standing(replace(worker, link_latency_s=0.0001), host) is Standing.REMOTE
+    assert standing(replace(worker, link_latency_s=0.004), host) is Standing.SLOW
+    # and a card is worth the way
+    card = replace(worker, memory_bandwidth_bytes_per_s=900e9, link_latency_s=0.0005)
+    assert standing(card, host) is Standing.REMOTE
+
+
 def test_a_slow_worker_is_still_better_than_the_ssd():
     worker = a_worker(8 * GIB, 20e9)
     machine = a_cluster(worker, ram=2 * GIB, rate=60e9)
@@ -295,3 +306,4 @@ def test_the_rank_of_a_worker_is_told(rate, told):
     plan = plan_placement(a_heavy_model(), machine, Strategy(context_tokens=512))
     (line,) = (decision for decision in plan.decisions if decision.step == "devices")
     assert told in line.because
+    assert ("(measured: 20.0 GB/s; RAM 60.0 GB/s)" in line.because) is (rate is not None)

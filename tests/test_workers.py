@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from moerun.codec import to_plain
 from moerun.errors import EngineMismatch, EngineRefused, UsageError
 from moerun.machine.workers import (
     LentDevice,
@@ -309,7 +310,51 @@ def test_links_are_kept_for_a_day(tmp_path: Path):
     assert LinkRecords(tmp_path, clock=lambda: 90_000.0).recall(worker.address, OFFER) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"schema": 9}', '{"schema": 1, "links": {"a": 3}}'])
+def test_the_rate_of_memory_is_measured_once_a_day_for_each_number_of_threads(tmp_path: Path):
+    measured: list[int] = []
+
+    def measure(threads: int) -> float:
+        measured.append(threads)
+        return threads * 1e9
+
+    def ask(threads: int, at_s: float) -> float:
+        return LinkRecords(tmp_path, clock=lambda: at_s).memory_rate(threads, measure)
+
+    assert [ask(2, 1000.0), ask(2, 2000.0), ask(4, 3000.0), ask(4, 100_000.0)] == [
+        2e9,
+        2e9,
+        4e9,
+        4e9,
+    ]
+    assert measured == [2, 4, 4]
+
+
+@pytest.mark.parametrize("rate", ["NaN", "-1.0", "0.0", "Infinity"])
+def test_a_worker_that_tells_a_rate_of_no_memory_is_refused(rate: str):
+    plain = json.dumps(to_plain(OFFER)).replace(
+        '"memory_bandwidth_bytes_per_s": null', f'"memory_bandwidth_bytes_per_s": {rate}'
+    )
+
+    def tell(connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        connection.sendall(f'{{"schema": 1, "offer": {plain}}}\n'.encode())
+
+    with listener(tell) as port:
+        address = WorkerAddress(host="127.0.0.1", port=port - 1)
+        with pytest.raises(EngineRefused, match="rates that no memory has"):
+            ask_one(address, engine_version="0.3.36", patience=HASTE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"schema": 9}',
+        '{"schema": 1, "links": {"a": 3}}',
+        '{"schema": 1, "links": {}, "memory": {"threads": 2}}',
+    ],
+)
 def test_records_that_cannot_be_read_are_none(tmp_path: Path, text: str):
     (tmp_path / "workers.json").write_text(text)
     records = LinkRecords(tmp_path)

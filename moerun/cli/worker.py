@@ -155,6 +155,10 @@ def _cores() -> int:
     return this_host().physical_cores
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _default_cache() -> str:
     from moerun.places import state_folder
 
@@ -166,7 +170,10 @@ def _tell_ready(wishes: "WorkerWishes", offer: "WorkerOffer") -> None:
     from moerun.units import format_gib
 
     for each in offer.devices:
-        say(f"Lending {format_gib(each.free_bytes)} of {each.name}, {offer.threads} threads")
+        rate = each.memory_bandwidth_bytes_per_s
+        reads = f", whose memory is read at {rate / 1e9:,.1f} GB/s" if rate else ""
+        say(f"Lending {format_gib(each.free_bytes)} of {each.name}{reads}")
+    say(f"Computing with {_count(offer.threads, 'thread')} where a processor is lent")
     address = wishes.address
     say(f"Listening at {address.endpoint}, and at port {address.side_port} for signs of life")
     say(f"Weights are kept in {wishes.cache_folder}" if offer.has_cache else "No weights are kept")

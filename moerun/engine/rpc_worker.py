@@ -89,13 +89,24 @@ def _free_port() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedDevice:
-    """A device that is lent: ggml's name for it, its pointer, and the limit it keeps to."""
+    """A device that is lent: ggml's name for it, its pointer, and the limit it keeps to.
+
+    `memory_bandwidth_bytes_per_s` is for whoever ranks it; the engine does not know it.
+    """
 
     name: str
     description: str
     pointer: int
     is_processor: bool
     limit_bytes: int | None
+    memory_bandwidth_bytes_per_s: float | None = None
+
+    def pci_address(self) -> str | None:
+        """Return the address of the card, None for what is none; a GPU makes a context for it."""
+        properties = abi.DeviceProperties()
+        abi.open_engine().device_properties(self.pointer, ctypes.byref(properties))
+        device_id = (properties.device_id or b"").decode("utf-8", "replace").lower()
+        return device_id.partition("-")[0] or None
 
     def memory(self) -> tuple[int, int]:
         """Return free and total bytes, as a client is told."""

@@ -42,11 +42,15 @@ class WorkerAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LentDevice:
-    """One device of a worker, as the worker describes it."""
+    """One device of a worker, as the worker describes it.
+
+    `memory_bandwidth_bytes_per_s` was measured of a processor, and is the driver's for a card.
+    """
 
     name: str
     free_bytes: int
     total_bytes: int
+    memory_bandwidth_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,15 @@ class LinkRate:
 
     latency_s: float
     send_bytes_per_s: float
+    measured_at_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryRate:
+    """How fast so many threads of this machine read its memory."""
+
+    threads: int
+    read_bytes_per_s: float
     measured_at_s: float
 
 
@@ -127,6 +140,7 @@ def gpus_of(worker: Worker) -> tuple[Gpu, ...]:
             free_bytes=_limited(device.free_bytes, limit_bytes),
             backend=GpuBackend.RPC,
             engine_name=f"RPC{index}",
+            memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=worker.link.send_bytes_per_s if worker.link else None,
             link_latency_s=worker.link.latency_s if worker.link else None,
         )

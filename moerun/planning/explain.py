@@ -15,7 +15,7 @@ from moerun.planning.slot_reasons import slot_cautions, slot_decisions
 from moerun.planning.slot_trial import SlotTrial
 from moerun.planning.strategy import LoadMode, Tier, Toggle
 from moerun.planning.streaming_reasons import ssd_cautions, streaming_decisions
-from moerun.planning.value import Standing, standing
+from moerun.planning.value import Standing, standing, worker_rates
 from moerun.units import format_gib
 
 
@@ -136,7 +136,7 @@ def _worker_rank(problem: Problem) -> str:
     if slow:
         labels = ", ".join(machine.label(gpu.id) for gpu in slow)
         told += f", but {labels} after RAM: slower memory was measured there"
-    return told
+    return told + worker_rates(tuple(workers), machine.host)
 
 
 def _dense_line(problem: Problem, candidate: Candidate, plan: Plan) -> Decision:

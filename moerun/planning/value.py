@@ -2,8 +2,8 @@
 
 A byte is worth most where it is read fastest: in a device of this machine, then in one that a
 worker lends, then in RAM, last on SSD. Dense weights and the KV cache are read whole for every
-token and one expert in many is, so the former are served first. A worker whose memory was measured
-to be slower than this machine's RAM ranks behind it.
+token and one expert in many is, so the former are served first. A worker whose memory was measured,
+journeys over the network included, to be clearly slower than this machine's RAM ranks behind it.
 
 Knows: the order of tiers and of what lies in them.
 Does not know: how bytes are placed, or how much memory there is.
@@ -11,8 +11,15 @@ Does not know: how bytes are placed, or how much memory there is.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from moerun.machine.description import Gpu, Host
+
+# What a token reads of a worker that is worth asking, and how often it is waited for meanwhile.
+_TOKEN_BYTES: Final = 256 << 20
+_JOURNEYS: Final = 2
+# Two measurements of one memory differ by a fifth on a machine that does other things as well.
+_CLEARLY_FRACTION: Final = 0.75
 
 Cost = tuple[int, int, int, int, int]
 """What lies too low: dense off the devices, experts off them, on SSD, dense and experts remote."""
@@ -39,9 +46,32 @@ def standing(gpu: Gpu, host: Host) -> Standing:
     """Return where a device ranks: below RAM only where both were measured and it is slower."""
     if not gpu.is_remote:
         return Standing.LOCAL
-    rate, host_rate = gpu.memory_bandwidth_bytes_per_s, host.memory_bandwidth_bytes_per_s
-    is_slow = rate is not None and host_rate is not None and rate < host_rate
-    return Standing.SLOW if is_slow else Standing.REMOTE
+    rate, host_rate = reached_bytes_per_s(gpu), host.memory_bandwidth_bytes_per_s
+    if rate is None or host_rate is None:
+        return Standing.REMOTE
+    return Standing.SLOW if rate < _CLEARLY_FRACTION * host_rate else Standing.REMOTE
+
+
+def reached_bytes_per_s(gpu: Gpu) -> float | None:
+    """Return how fast a token's share of a device is read, with the way there and back."""
+    rate = gpu.memory_bandwidth_bytes_per_s
+    if rate is None or gpu.link_latency_s is None:
+        return rate
+    return _TOKEN_BYTES / (_TOKEN_BYTES / rate + _JOURNEYS * gpu.link_latency_s)
+
+
+def worker_rates(gpus: tuple[Gpu, ...], host: Host) -> str:
+    """Return what was measured of workers and of RAM in words; nothing where little was."""
+    rates = [(gpu, reached_bytes_per_s(gpu)) for gpu in gpus]
+    if host.memory_bandwidth_bytes_per_s is None or any(rate is None for _, rate in rates):
+        return ""
+    told = [
+        f"{(rate or 0.0) / 1e9:,.1f} GB/s"
+        + (f" with {gpu.link_latency_s * 1e3:,.1f} ms to answer" if gpu.link_latency_s else "")
+        for gpu, rate in rates
+    ]
+    host_rate = f"{host.memory_bandwidth_bytes_per_s / 1e9:,.1f} GB/s"
+    return f" (measured: {', '.join(told)}; RAM {host_rate})"
 
 
 def cost_key(

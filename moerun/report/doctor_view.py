@@ -93,7 +93,10 @@ def _host_lines(host: Host) -> Iterator[Text]:
     memory = f"{format_gib(host.available_bytes)} available of {format_gib(host.total_bytes)}"
     if host.cgroup_limit_bytes is not None:
         memory += " (limit of a control group)"
-    yield _labelled("Memory", f"{memory} · swap {format_gib(host.swap_free_bytes)} free")
+    memory += f" · swap {format_gib(host.swap_free_bytes)} free"
+    if host.memory_bandwidth_bytes_per_s is not None:
+        memory += f" · reads {_rate(host.memory_bandwidth_bytes_per_s)}"
+    yield _labelled("Memory", memory)
     cores = (
         "1 physical core" if host.physical_cores == 1 else f"{host.physical_cores} physical cores"
     )

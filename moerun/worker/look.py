@@ -13,7 +13,7 @@ from pathlib import Path
 from moerun.engine.abi import installed_version
 from moerun.engine.installation import installed_backends
 from moerun.engine.look import look_at_machine
-from moerun.machine.description import Machine
+from moerun.machine.description import Host, Machine
 from moerun.machine.workers import parse_worker, with_workers
 from moerun.places import state_folder
 from moerun.worker.link_records import LinkRecords
@@ -41,4 +41,20 @@ def add_workers(machine: Machine, workers: tuple[str, ...]) -> Machine:
     survey = survey_workers(addresses, engine_version=installed_version(), recall=links.recall)
     links.keep(survey.workers)
     found = with_workers(machine, survey.workers)
+    if survey.workers:
+        found = replace(found, host=_with_rate(found.host, links))
     return replace(found, notes=(*found.notes, *survey.refusals))
+
+
+def _with_rate(host: Host, links: LinkRecords) -> Host:
+    """Return the host with the rate of its RAM, to which that of a worker is compared."""
+    if host.memory_bandwidth_bytes_per_s is not None:
+        return host
+    rate = links.memory_rate(host.physical_cores, _measure_memory)
+    return replace(host, memory_bandwidth_bytes_per_s=rate)
+
+
+def _measure_memory(threads: int) -> float:
+    from moerun.engine.memory_rate import measure_memory_rate  # numpy, and only once a day
+
+    return measure_memory_rate(threads)

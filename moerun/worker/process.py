@@ -26,6 +26,7 @@ from typing import Final
 
 import moerun
 from moerun.engine import abi
+from moerun.engine.memory_rate import measure_memory_rate
 from moerun.engine.rpc_worker import (
     ServedDevice,
     choose_devices,
@@ -35,6 +36,7 @@ from moerun.engine.rpc_worker import (
 )
 from moerun.errors import EngineRefused, MoerunError, UsageError
 from moerun.machine.probe import this_host
+from moerun.machine.probe_nvml import read_nvml
 from moerun.machine.workers import LentDevice, WorkerOffer
 from moerun.units import GIB, format_gib
 from moerun.worker.side_service import SideService
@@ -117,8 +119,25 @@ def describe(served: Served, comings: Comings) -> WorkerOffer:
 def _lent(device: ServedDevice) -> LentDevice:
     free_bytes, total_bytes = device.memory()
     return LentDevice(
-        name=device.description or device.name, free_bytes=free_bytes, total_bytes=total_bytes
+        name=device.description or device.name,
+        free_bytes=free_bytes,
+        total_bytes=total_bytes,
+        memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
     )
+
+
+def _with_rate(device: ServedDevice, threads: int) -> ServedDevice:
+    """Return the device with its memory's rate: measured of a processor, the driver's for a card.
+
+    It is the same memory whoever asks, so each start measures once, before any limit is set.
+    """
+    if device.is_processor:
+        return replace(device, memory_bandwidth_bytes_per_s=measure_memory_rate(threads))
+    address = device.pci_address()
+    cards = {card.pci_address: card for card in read_nvml().cards}
+    if address is None or address not in cards:
+        return device
+    return replace(device, memory_bandwidth_bytes_per_s=cards[address].memory_bandwidth_bytes_per_s)
 
 
 def _within_the_host(device: ServedDevice) -> ServedDevice:
@@ -168,7 +187,8 @@ def serve_with_side_channel(options: argparse.Namespace) -> None:
     host, _, port = options.address.rpartition(":")
     limits = tuple(int(each) or None for each in options.limit or ("0",))
     devices = tuple(
-        _within_the_host(device) for device in choose_devices(tuple(options.device or ()), limits)
+        _with_rate(_within_the_host(device), options.threads)
+        for device in choose_devices(tuple(options.device or ()), limits)
     )
     kept = limit_devices(devices, spare_bytes=SPARE_BYTES)  # as long as the server runs
     cache = _open_cache(options.cache, options.cache_bytes)

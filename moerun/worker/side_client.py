@@ -4,6 +4,7 @@ Knows: the questions, and how long an answer may take.
 Does not know: the engine's protocol, or what follows from an answer.
 """
 
+import math
 import socket
 import statistics
 import time
@@ -46,9 +47,13 @@ def ask_offer(side: SideConnection, *, within_s: float) -> WorkerOffer:
     if answer.get("schema") != SCHEMA:
         raise SideChannelError("it speaks another version of the side channel")
     try:
-        return from_plain(WorkerOffer, answer["offer"])
+        offer = from_plain(WorkerOffer, answer["offer"])
     except (KeyError, TypeError, ValueError) as error:
         raise SideChannelError("it describes itself in another way than is known") from error
+    rates = (device.memory_bandwidth_bytes_per_s for device in offer.devices)
+    if not all(rate is None or 0 < rate < math.inf for rate in rates):
+        raise SideChannelError("it tells rates that no memory has")
+    return offer
 
 
 def ask_beat(side: SideConnection, *, within_s: float) -> str:

@@ -10,7 +10,7 @@ Does not know: plans, or how a worker is watched later.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from moerun.engine.abi import PACKAGE
@@ -111,7 +111,7 @@ def ask_one(
             f"channel and {len(devices)} by its engine; the two ports belong to different workers."
         )
     named = tuple(
-        LentDevice(name=said.name, free_bytes=own.free_bytes, total_bytes=own.total_bytes)
+        replace(said, free_bytes=own.free_bytes, total_bytes=own.total_bytes)
         for said, own in zip(offer.devices, devices, strict=True)
     )
     return Worker(address=address, devices=named, offer=offer, link=link)
