@@ -2,7 +2,7 @@
 
     MoerunError 1
       UsageError 2            ConfigError (names the key and where it was set)
-      ModelError 3            ModelNotFound, NotGguf, MissingShard, UnsupportedModel
+      ModelError 3            ModelNotFound, NotGguf, MissingShard, UnsupportedModel, SlotsRefused
       PlanError 4             DoesNotFit, PinConflict
       MachineError 5          ProbeFailed
       EngineError 6           EngineMissing, EngineMismatch, EngineRefused, EngineCrashed,
@@ -70,6 +70,10 @@ class MissingShard(ModelError):
 
 class UnsupportedModel(ModelError):
     """A sound file that the engine cannot compute."""
+
+
+class SlotsRefused(UnsupportedModel):
+    """A model that runs, and whose experts cannot be read from slots of a device."""
 
 
 class PlanError(MoerunError):

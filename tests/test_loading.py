@@ -4,11 +4,11 @@ import pytest
 
 from moerun.engine.arguments import engine_args
 from moerun.engine.interface import LoadReport
-from moerun.errors import EngineOutOfMemory, EngineRefused
+from moerun.errors import EngineOutOfMemory, EngineRefused, SlotsRefused
 from moerun.machine.description import HOST
 from moerun.planning.plan import ChargeKind, MeasuredBuffer, Measurements, Plan
 from moerun.planning.planner import plan_placement
-from moerun.planning.strategy import Strategy
+from moerun.planning.strategy import Strategy, StreamingMode
 from moerun.runner.loading import Deciding, Voice, load_as_planned, measured_plan
 from tests.builders import GIB, MIB, a_machine, a_model
 
@@ -122,6 +122,28 @@ def test_a_full_device_gets_one_more_plan_with_a_larger_margin_and_a_fresh_proce
     assert "1.0 GiB kept free" in warning
     assert "instead of 0.5 GiB" in warning
     assert "100.0 MiB" in warning or "0.1 GiB" in warning
+
+
+def test_a_model_that_cannot_have_slots_is_placed_without_and_named():
+    rig = Rig()
+    runner = FakeRunner(SlotsRefused("experts of odd-arch cannot be read from slots: so"))
+    loaded = rig.load(runner, Strategy(streaming=StreamingMode.SLOTS))
+    assert runner.calls == ["measure", "load", "restart", "measure", "load"]
+    assert rig.announced[0].slots is not None
+    assert loaded.plan.slots is None
+    assert loaded.plan.strategy.streaming is StreamingMode.OFF
+    assert rig.warnings == [
+        "experts of odd-arch cannot be read from slots: so; they are placed without slots"
+    ]
+
+
+def test_a_device_that_is_full_without_slots_gets_one_more_plan():
+    rig = Rig()
+    card = rig.machine.gpus[0].id
+    runner = FakeRunner(SlotsRefused("odd"), full(card))
+    rig.load(runner, Strategy(streaming=StreamingMode.SLOTS))
+    assert runner.calls.count("load") == 3
+    assert len(rig.warnings) == 2
 
 
 def test_a_margin_of_nothing_grows_by_a_tenth_of_the_budget():

@@ -55,6 +55,7 @@ KV_ENCODINGS: Final = {
 }
 # LLAMA_MAX_SEQ — src/llama-cparams.h @ 0.3.36
 MOST_SEQUENCES: Final = 256
+_LONGEST_NAME_BYTES: Final = 128
 
 
 @dataclass(slots=True, kw_only=True)
@@ -184,9 +185,19 @@ def _open_slots(loaded: LoadedModel, use: SlotUse) -> None:
             llama.llama_memory_clear(llama.llama_get_memory(loaded.context), keeps_state)
         return graph
 
-    loaded.slots, refused = open_slots(loaded.abi, loaded.args, learn)
+    loaded.slots, refused = open_slots(
+        loaded.abi, loaded.args, learn, architecture=_architecture(loaded)
+    )
     use.open(loaded.slots, tuple(refused))
     loaded.buffers = (*loaded.buffers, *loaded.slots.reports())
+
+
+def _architecture(loaded: LoadedModel) -> str:
+    """Return the architecture by the name that the model's file gives it."""
+    text = ctypes.create_string_buffer(_LONGEST_NAME_BYTES)
+    key = b"general.architecture"
+    loaded.abi.llama.llama_model_meta_val_str(loaded.model, key, text, len(text))
+    return text.value.decode("utf-8", "replace") or "this architecture"
 
 
 def load_without_memory(args: EngineArgs) -> LoadedModel:

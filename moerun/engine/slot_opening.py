@@ -16,7 +16,7 @@ from moerun.engine.device_slots import DeviceSlots, LayerRoom, LayerTensors
 from moerun.engine.graph_cuts import Graph
 from moerun.engine.slot_memory import Device
 from moerun.engine.slot_tensors import layer_tensors
-from moerun.errors import EngineRefused, UnsupportedModel
+from moerun.errors import EngineRefused, SlotsRefused
 from moerun.machine.description import HOST, DeviceId
 
 Learn = Callable[[int], Graph | None]
@@ -25,10 +25,12 @@ Learn = Callable[[int], Graph | None]
 _OFF_HINT = "--streaming off runs the model without slots."
 
 
-def open_slots(opened: abi.Abi, args: EngineArgs, learn: Learn) -> tuple[DeviceSlots, list[str]]:
+def open_slots(
+    opened: abi.Abi, args: EngineArgs, learn: Learn, *, architecture: str
+) -> tuple[DeviceSlots, list[str]]:
     """Return the slots of a model, off, and a sentence on every kind of layer that has none.
 
-    Raises UnsupportedModel where there would be none at all, EngineOutOfMemory.
+    Raises SlotsRefused where there would be none at all, EngineOutOfMemory.
     """
     if args.extra_buffers:
         raise EngineRefused(
@@ -37,8 +39,9 @@ def open_slots(opened: abi.Abi, args: EngineArgs, learn: Learn) -> tuple[DeviceS
         )
     graph = learn(1)
     if graph is None:
-        raise UnsupportedModel(
-            "a model with an encoder cannot have slots for its experts; pass --streaming off"
+        raise SlotsRefused(
+            f"experts of {architecture} cannot be read from slots: it has an encoder, whose graph "
+            "cannot be looked at before it runs"
         )
     found = {
         wish.layer: layer_tensors(graph, wish.layer, is_slotted=False) for wish in args.expert_slots
@@ -46,13 +49,12 @@ def open_slots(opened: abi.Abi, args: EngineArgs, learn: Learn) -> tuple[DeviceS
     refused = _sentences(found.values())
     rooms = _rooms(opened, args, found)
     if not rooms:
-        raise UnsupportedModel(
-            f"no layer of this model can have slots for its experts: {'; '.join(refused)}; "
-            "pass --streaming off"
+        raise SlotsRefused(
+            f"experts of {architecture} cannot be read from slots: {'; '.join(refused)}"
         )
     slots = DeviceSlots(opened, rooms)
     try:
-        _check_again(slots, rooms, learn)
+        _check_again(slots, rooms, learn, architecture)
     except BaseException:
         slots.close()
         raise
@@ -100,7 +102,9 @@ def _device(opened: abi.Abi, args: EngineArgs, wanted: DeviceId) -> Device:
     return Device(id=wanted, pointer=pointer, buffer_type=opened.device_buffer_type(pointer))
 
 
-def _check_again(slots: DeviceSlots, rooms: Sequence[LayerRoom], learn: Learn) -> None:
+def _check_again(
+    slots: DeviceSlots, rooms: Sequence[LayerRoom], learn: Learn, architecture: str
+) -> None:
     """Look at the graph that reads slots: the choice must not have been copied elsewhere.
 
     It is of as many tokens as fit, so that the engine does not take it for the one before.
@@ -124,10 +128,10 @@ def _check_again(slots: DeviceSlots, rooms: Sequence[LayerRoom], learn: Learn) -
         slots.turn(False)
     for room, now in itertools.zip_longest(rooms, again):
         if now is None or now.tensors != room.tensors.tensors:
-            raise UnsupportedModel(
-                f"layer {room.tensors.layer} cannot read its experts from slots on "
-                f"{room.device.id}: {now.refusal if now and now.refusal else 'its graph changed'}; "
-                "pass --streaming off"
+            reason = now.refusal if now is not None and now.refusal else "its graph changed"
+            raise SlotsRefused(
+                f"experts of {architecture} cannot be read from slots on {room.device.id}: layer "
+                f"{room.tensors.layer}: {reason}"
             )
 
 

@@ -14,12 +14,12 @@ from typing import Final, Protocol
 
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import LoadReport
-from moerun.errors import EngineOutOfMemory, PlanError
+from moerun.errors import EngineOutOfMemory, PlanError, SlotsRefused
 from moerun.experts.order import StreamingOrder
 from moerun.machine.description import HOST, DeviceId
 from moerun.planning.plan import Measurements, Plan
 from moerun.planning.recharge import charged_as_measured
-from moerun.planning.strategy import Strategy
+from moerun.planning.strategy import Strategy, StreamingMode
 from moerun.units import format_gib
 
 _MOST_DRY_RUNS: Final = 3
@@ -92,10 +92,26 @@ def load_as_planned(
 ) -> Loaded:
     """Load by a measured plan; when a device is full, once more by one with a larger margin.
 
+    Where the engine cannot give this model slots for its experts, they are placed without.
     Raises PlanError when nothing fits, EngineOutOfMemory when the second plan does not fit
     either, and whatever the engine refuses.
     """
     plan = measured_plan(runner, strategy, deciding=deciding)
+    try:
+        return _load_twice(runner, strategy, plan, deciding, voice)
+    except SlotsRefused as refused:
+        voice.warn(f"{refused.message.rstrip('.')}; they are placed without slots")
+        runner.restart()
+        streaming = StreamingMode.OFF if plan.streaming is None else plan.streaming.mode
+        strategy = replace(strategy, streaming=streaming)
+        plan = measured_plan(runner, strategy, deciding=deciding)
+        return _load_twice(runner, strategy, plan, deciding, voice)
+
+
+def _load_twice(
+    runner: LoadingRunner, strategy: Strategy, plan: Plan, deciding: Deciding, voice: Voice
+) -> Loaded:
+    """Load by a plan, and when a device is full, once more by one with a larger margin."""
     try:
         return _load(runner, plan, deciding, voice)
     except EngineOutOfMemory as full:

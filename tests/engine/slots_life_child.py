@@ -27,7 +27,7 @@ from moerun.engine.interface import AnswerPart, GenerationRequest, GenerationRes
 from moerun.engine.llama import LlamaEngine, LlamaSession
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.slot_memory import Device, SlotBuffers, Uploads, put_state, state_of
-from moerun.errors import EngineOutOfMemory
+from moerun.errors import EngineOutOfMemory, MoerunError
 from tests.engine.builders import device_references
 from tests.engine.slot_suppliers import InSlots, slots_everywhere
 from tests.engine.slots_child import SLOTS, arguments_for
@@ -176,6 +176,35 @@ def full(args: EngineArgs) -> dict[str, Any]:
     return said
 
 
+def apart(args: EngineArgs) -> dict[str, Any]:
+    """Ask for slots beside repacked experts, and for too few; and with all layers on the host.
+
+    Without weights of its own the choice follows its experts to the device, so the last is fine.
+    """
+    alone = replace(args, n_gpu_layers=0)
+    rows = []
+    plain = ENGINE.load(alone)
+    decoder = Decoder(plain.loaded)
+    rows.append([one_token(decoder, token) for token in range(7, 19)])
+    plain.close()
+    session, supplier = load(alone)
+    decoder = Decoder(session.loaded)
+    rows.append([one_token(decoder, token) for token in range(7, 19)])
+    session.close()
+    said: dict[str, Any] = {"same": rows[0] == rows[1], "misses": supplier.misses}
+    for name, changed in (("repacked", replace(args, extra_buffers=True)), ("few", args)):
+        try:
+            session, _ = load(changed, slots=3 if name == "few" else SLOTS)
+        except MoerunError as error:
+            said[name] = f"{type(error).__name__}: {error.message}"
+        else:
+            session.close()
+    session, _ = load(args)
+    one_token(Decoder(session.loaded), 7)
+    session.close()
+    return said
+
+
 def staged(args: EngineArgs) -> dict[str, Any]:
     """Write through pinned memory (the processor's stands in for it) that is soon full."""
     opened = abi.open_engine()
@@ -239,7 +268,7 @@ def _a_tensor(session: LlamaSession) -> int:
 
 
 CASES: dict[str, Callable[[EngineArgs], dict[str, Any]]] = {
-    case.__name__: case for case in (reloads, shared, failing, full, staged)
+    case.__name__: case for case in (reloads, shared, failing, full, apart, staged)
 }
 
 

@@ -64,6 +64,20 @@ def test_a_device_without_room_is_one_sentence_and_less_fits(result_of: Callable
     assert "--streaming off" in result["hint"]
 
 
+def test_layers_on_the_host_may_have_slots_on_a_device(result_of: Callable):
+    result = result_of("apart")
+
+    assert result["same"]
+    assert result["misses"] > 4 * 5
+
+
+def test_slots_that_cannot_be_are_refused(result_of: Callable):
+    result = result_of("apart")
+
+    assert "repacked for the processor" in result["repacked"]
+    assert "3 slots for experts in a layer are too few" in result["few"]
+
+
 def test_uploads_go_through_memory_that_is_soon_full(result_of: Callable):
     result = result_of("staged")
 
