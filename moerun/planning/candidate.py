@@ -119,8 +119,9 @@ class Candidate:
 
     @property
     def cost(self) -> Cost:
-        """Return what lies in slower memory than the best."""
+        """Return what lies in slower memory than the best; of slots, what they may not answer."""
         dense, experts, on_ssd = self.slow_bytes
+        experts += self.slot_bytes - sum(each.hit_bytes for each in self.slots)
         return cost_key(
             self.held, host_dense_bytes=dense, host_expert_bytes=experts, ssd_bytes=on_ssd
         )

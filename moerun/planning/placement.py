@@ -62,9 +62,7 @@ def _attempts(at: Situation) -> Iterator[tuple[Rank, tuple[Gpu, ...], bool]]:
         count = len(devices)
         if at.problem.slots is not None:
             if devices:  # no slots without a device, and no batches without staging
-                room = sum(max(0, left) for left in _capacities(at, devices, has_staging=True))
-                most = max(0, room - dense)
-                yield ((0, max(0, held - most), 0, 0, 0), count, 0, -inf), devices, True
+                yield ((0, 0, 0, 0, 0), count, 0, -inf), devices, True
             continue
         if not devices:
             output = load.output_bytes + tied_copy_bytes(at.problem)
@@ -154,7 +152,7 @@ def _with_slots(candidate: Candidate, slots: tuple[SlotRun, ...]) -> Candidate:
         candidate,
         slots=slots,
         held=tuple(
-            replace(held, expert_bytes=held.expert_bytes + each.size_bytes)
+            replace(held, expert_bytes=held.expert_bytes + each.hit_bytes)
             for held, each in zip(candidate.held, slots, strict=True)
         ),
         fits=candidate.fits and not any(each.short_bytes for each in slots),

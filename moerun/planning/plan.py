@@ -244,6 +244,10 @@ class SlotPlan:
         """Return what the slots take of one device."""
         return sum(layer.size_bytes for layer in self.layers if layer.device == device)
 
+    def slot_bytes(self, device: DeviceId) -> int:
+        """Return what one slot in each layer of one device takes."""
+        return sum(layer.slot_bytes for layer in self.layers if layer.device == device)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

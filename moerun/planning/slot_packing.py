@@ -1,4 +1,4 @@
-"""Where layers go when what is left of each device is for slots: the cuts with the most slots.
+"""Where layers go when what is left of each device is for slots: the cuts with the most hits.
 
 Layers are cut into runs, one for each device in order, as in `packing`; every device gives its own
 layers as many slots as fit beside their dense weights. What a run may hold only grows with the
@@ -14,6 +14,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from moerun.planning.packing import Bay, Freight, Run, cut_points
+from moerun.planning.slot_gain import expected_hit_fraction
 from moerun.planning.slots import SlotWish
 
 
@@ -21,12 +22,14 @@ from moerun.planning.slots import SlotWish
 class SlotRun:
     """The layers of one device, how many slots each of them has, and what all take.
 
+    `hit_bytes` is the share of its experts that requests may find in slots, as bytes of them.
     `short_bytes` is what is missing for the fewest slots that are worth having.
     """
 
     run: Run
     slots: int
     size_bytes: int
+    hit_bytes: int
     short_bytes: int
 
 
@@ -34,8 +37,8 @@ class _Gain(NamedTuple):
     """What a run adds, in the order in which it counts."""
 
     missing_bytes: int  # negative
+    hit_bytes: int
     slot_bytes: int
-    slots: int
 
 
 class _Reach(NamedTuple):
@@ -44,7 +47,7 @@ class _Reach(NamedTuple):
 
 
 def slot_runs(freight: Freight, bays: Sequence[Bay], wish: SlotWish) -> tuple[SlotRun, ...] | None:
-    """Return the runs that lack least, then hold most; None with more devices than layers."""
+    """Return the runs that lack least, then hit most; None with more devices than layers."""
     count = freight.layer_count
     if not 0 < len(bays) <= count:
         return None
@@ -59,8 +62,8 @@ def slot_runs(freight: Freight, bays: Sequence[Bay], wish: SlotWish) -> tuple[Sl
                 found = hold.run(bay, first, end)
                 gain = _Gain(
                     before.missing_bytes - found.short_bytes,
+                    before.hit_bytes + found.hit_bytes,
                     before.slot_bytes + found.size_bytes,
-                    before.slots + found.slots,
                 )
                 if end not in following or gain > following[end].gain:
                     following[end] = _Reach(gain, (*starts, first))
@@ -80,6 +83,10 @@ class _Hold:
         self._dense = freight.dense_sums_bytes
         self._wish = wish
         self._slot = (0, *accumulate(layer.slot_bytes for layer in wish.layers))
+        self._hits = tuple(
+            expected_hit_fraction(slots / wish.expert_count, expert_count=wish.expert_count)
+            for slots in range(wish.expert_count + 1)
+        )
         self._aligned = (0, *accumulate(layer.alignment_bytes for layer in wish.layers))
 
     def run(self, bay: Bay, first: int, end: int) -> SlotRun:
@@ -98,5 +105,6 @@ class _Hold:
             run=Run(first=first, end=end),
             slots=slots,
             size_bytes=slots * slot_bytes,
+            hit_bytes=int(slot_bytes * wish.expert_count * self._hits[slots]),
             short_bytes=max(0, least_bytes - room_bytes),
         )

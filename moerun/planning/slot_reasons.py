@@ -21,8 +21,8 @@ def slot_decisions(problem: Problem, plan: Plan, trial: SlotTrial) -> list[Decis
     asked = "they were asked for"
     if plan.slots.is_trial:
         asked = (
-            f"by the rates of this machine {trial.because}; they stay only if an answer's own "
-            f"tokens are at least {plan.slots.least_gain_fraction:.0%} faster with them"
+            f"by the rates of this machine {trial.because}; they stay only if the tokens of real "
+            f"answers take at least {plan.slots.least_gain_fraction:.0%} less time with them"
         )
     return [
         *_device_lines(problem, plan, plan.slots),
@@ -50,6 +50,14 @@ def slot_cautions(problem: Problem, plan: Plan) -> list[Caution]:
     strategy = problem.strategy
     found = []
     if plan.slots is not None:
+        if plan.slots.held_fraction == 1:
+            found.append(
+                Caution(
+                    code="slots-for-all",
+                    message="VRAM has room for all experts: as whole layers (--streaming auto) "
+                    "they need no uploads, and no room in RAM",
+                )
+            )
         if strategy.extra_buffers is Toggle.ON:
             found.append(
                 Caution(

@@ -144,7 +144,7 @@ def slot_wish(model: Model, strategy: Strategy, pinning: Pinning) -> SlotWish:
 
 
 def _whose(asked: int | None) -> str:
-    return f"expert_slots asks for {asked}:" if asked else "slots hardly hit below"
+    return "expert_slots asks for" if asked else "they hardly hit with fewer than"
 
 
 def _layers(model: Model, strategy: Strategy, pinning: Pinning) -> Iterator[LayerSlotBytes]:

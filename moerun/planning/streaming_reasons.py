@@ -57,7 +57,9 @@ def streaming_decisions(problem: Problem, candidate: Candidate, plan: Plan) -> l
 def _why_mechanism(problem: Problem, mode: StreamingMode) -> str:
     if mode is StreamingMode.AUTO:
         return "what is faster is tried while it runs"
-    if problem.strategy.streaming is StreamingMode.AUTO:
+    if problem.strategy.streaming in (StreamingMode.AUTO, StreamingMode.SLOTS):
+        if mode is StreamingMode.PAGING:
+            return "what slots in VRAM hold need not be held in RAM as well"
         return "an SSD cache is filled and read by reads of our own alone"
     return "it was asked for"
 

@@ -27,7 +27,8 @@ class ExpertShare:
     """The routed experts on one device, and how much of them one token reads on average.
 
     What streams is read from SSD in the share that a cache does not hold, as if all experts were
-    chosen alike; real routing repeats itself, and reads less.
+    chosen alike; real routing repeats itself, and reads less. Where slots in VRAM hold copies, all
+    is read there, and what lies below in the share of requests that may miss.
     """
 
     device: DeviceId
@@ -111,16 +112,32 @@ def _tiers_of(layer: Layer, plan: Plan, pinned: dict[str, DeviceId]) -> tuple[Ti
 
 def _shares(model: Model, plan: Plan) -> tuple[ExpertShare, ...]:
     shares = []
+    missed_fraction = _missed_fraction(model, plan)
     for device in (*plan.devices, HOST, SSD):
         size_bytes = plan.ledger.kind_bytes(device, ChargeKind.EXPERT_WEIGHTS)
+        per_token_bytes = size_bytes * model.experts_used // max(1, model.expert_count)
+        if device == SSD and plan.streaming is not None:
+            per_token_bytes = int(per_token_bytes * (1 - plan.streaming.held_fraction))
+        if not is_gpu(device):
+            per_token_bytes = int(per_token_bytes * missed_fraction)
+        if plan.slots is not None:
+            size_bytes += plan.ledger.kind_bytes(device, ChargeKind.EXPERT_SLOTS)
+            per_token_bytes += plan.slots.slot_bytes(device) * model.experts_used
         if size_bytes:
-            per_token_bytes = size_bytes * model.experts_used // max(1, model.expert_count)
-            if device == SSD and plan.streaming is not None:
-                per_token_bytes = int(per_token_bytes * (1 - plan.streaming.held_fraction))
             shares.append(
                 ExpertShare(device=device, size_bytes=size_bytes, per_token_bytes=per_token_bytes)
             )
     return tuple(shares)
+
+
+def _missed_fraction(model: Model, plan: Plan) -> float:
+    """Return the share of requests for experts below VRAM that slots do not answer."""
+    below_bytes = sum(plan.ledger.kind_bytes(d, ChargeKind.EXPERT_WEIGHTS) for d in (HOST, SSD))
+    if plan.slots is None or not below_bytes:
+        return 1.0
+    slotted_bytes = sum(plan.slots.slot_bytes(device) for device in plan.devices)
+    slotted_bytes *= model.expert_count
+    return 1 - plan.slots.expected_hit_fraction * min(1.0, slotted_bytes / below_bytes)
 
 
 def _verdict(plan: Plan) -> Verdict:

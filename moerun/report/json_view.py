@@ -43,7 +43,8 @@ def plan_document(model: Model, machine: Machine, plan: Plan) -> dict[str, Any]:
         "machine": to_plain(machine),
         "summary": to_plain(summary)
         | {"memory_bytes": summary.memory_bytes, "saved_bytes": summary.saved_bytes}
-        | _cache_facts(plan),
+        | _cache_facts(plan)
+        | _slot_facts(plan),
         "plan": to_plain(plan),
     }
 
@@ -56,6 +57,13 @@ def _cache_facts(plan: Plan) -> dict[str, float]:
         "held_fraction": plan.streaming.held_fraction,
         "held_cycles": plan.streaming.held_cycles,
     }
+
+
+def _slot_facts(plan: Plan) -> dict[str, int]:
+    """Return what slots take in all; nothing where there are none."""
+    if plan.slots is None:
+        return {}
+    return {"slot_bytes": plan.slots.total_bytes, "slot_count": plan.slots.slot_count}
 
 
 def models_document(rows: tuple[ModelRow, ...], machine: Machine) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def _fact_lines(model: Model, machine: Machine, plan: Plan, page: Page) -> Itera
     for label, sentence in (
         ("Context", _context_sentence(model, plan)),
         ("Loading", _loading_sentence(plan)),
+        ("Slots", _slots_sentence(model, plan)),
         ("Streaming", _streaming_sentence(plan)),
         ("Per token", _token_sentence(machine, model, plan)),
         ("Memory", _memory_sentence(model, plan)),
@@ -145,6 +146,21 @@ def _streaming_sentence(plan: Plan) -> str:
         f"{format_gib(found.expert_bytes)} of experts on SSD, those of {found.held_cycles:.1f} "
         f"tokens; the least is {format_gib(found.minimum_bytes)}"
     )
+
+
+def _slots_sentence(model: Model, plan: Plan) -> str:
+    """Say how many of each layer's experts VRAM holds copies of, and what that may answer."""
+    found = plan.slots
+    if found is None:
+        return ""
+    counts = sorted({layer.slots for layer in found.layers})
+    told = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    sentence = (
+        f"{told} of the {model.expert_count} experts of each of {len(found.layers)} layers in "
+        f"VRAM, {format_gib(found.total_bytes)}; about {found.expected_hit_fraction:.0%} of "
+        "requests may hit, the rest is uploaded"
+    )
+    return f"{sentence}; on trial" if found.is_trial else sentence
 
 
 def _token_sentence(machine: Machine, model: Model, plan: Plan) -> str:

@@ -107,6 +107,7 @@ def _summary(plan: Plan, model: Model, machine: Machine) -> dict[str, Any]:
         "load_mode": str(plan.load_mode),
         "extra_buffers": plan.extra_buffers,
         "streaming": _streaming(plan),
+        **_slots(plan, machine),
         "engine": {
             "n_gpu_layers": args.n_gpu_layers,
             "tensor_split": list(args.tensor_split),
@@ -127,6 +128,21 @@ def _streaming(plan: Plan) -> dict[str, Any] | None:
         "mode": str(plan.streaming.mode),
         "cache_percent": round(100 * plan.streaming.held_fraction, 1),
         "minimum_bytes": plan.streaming.minimum_bytes,
+    }
+
+
+def _slots(plan: Plan, machine: Machine) -> dict[str, Any]:
+    """Return `60 of layers 0-47 on gpu0` for each device with slots; nothing without any."""
+    if plan.slots is None:
+        return {}
+    runs = []
+    for (device, slots), run in groupby(plan.slots.layers, key=lambda s: (s.device, s.slots)):
+        numbers = [layer.layer for layer in run]
+        runs.append(f"{slots} of layers {numbers[0]}-{numbers[-1]} on {machine.label(device)}")
+    return {
+        "slots": runs,
+        "slot_hit_percent": round(100 * plan.slots.expected_hit_fraction, 1),
+        "slots_on_trial": plan.slots.is_trial,
     }
 
 
