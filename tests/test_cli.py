@@ -26,6 +26,7 @@ def _own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MOERUN_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MOERUN_REGISTRY", "http://127.0.0.1:9")  # where nobody answers
     monkeypatch.chdir(tmp_path)
 
 

@@ -38,6 +38,7 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setenv(f"MOERUN_{name}", str(tmp_path / name.partition("_")[0].lower()))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MOERUN_REGISTRY", "http://127.0.0.1:9")  # where nobody answers
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -115,7 +116,7 @@ def test_the_catalogue_and_files_are_shown(capsys, weights):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("FROM nosuch", "no model of that name is on this machine"),
+        ("FROM nosuch", "No model at hand is called 'nosuch'"),
         ("FROM demo\nADAPTER x", "does not apply LoRA adapters"),
         ("FROM demo\nTEMPLATE {% x %}{{ .Prompt }}", "TEMPLATE: it is written in Jinja"),
         ("FROM demo\nPARAMETER ram_limit lots", "memory_strategy.ram_limit: "),
@@ -275,6 +276,7 @@ def test_nobody_is_told_to_pull_a_path(here, capsys):
 def test_a_proxy_whose_address_is_none_is_told(capsys, monkeypatch):
     from moerun.store import http_connection
 
+    monkeypatch.delenv("MOERUN_REGISTRY")
     monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@host:port")
     monkeypatch.delenv("https_proxy", raising=False)
     http_connection._proxies.cache_clear()
@@ -304,3 +306,21 @@ def test_an_entry_that_is_not_installed_is_not_removed(here, capsys):
 
 def test_no_host_is_asked_for_what_comes_with_moerun(here, capsys):
     assert "demo comes with moerun" in run(capsys, "pull", "demo", code=2).err
+
+
+def test_a_manifest_that_cannot_be_read_is_told_of_and_can_be_removed(
+    here, capsys, weights, tmp_path
+):
+    create(here, capsys, MODELFILE.format(path=weights))
+    (place,) = (tmp_path / "models" / "manifests").rglob("latest")
+    place.write_text("{ no manifest")
+    listed = run(capsys, "list")
+    assert "mine:latest" in listed.out
+    assert "Note: mine:latest cannot be run: the manifest is not one of schema 2" in listed.err
+    document = json.loads(run(capsys, "list", "--json").out)
+    (entry,) = (model for model in document["models"] if model["name"] == "mine:latest")
+    assert "the manifest is not one of schema 2" in entry["error"]
+    assert "the manifest is not one of schema 2" in run(capsys, "show", "mine", code=3).err
+    assert "Note:" not in run(capsys, "list", "other").err
+    run(capsys, "rm", "mine")
+    assert "mine" not in run(capsys, "list").out

@@ -13,6 +13,7 @@ from moerun.store.library import find_model
 from tests.model_files import EXPERTS, a_model_file
 from tests.servers.file_host import FileHost
 from tests.servers.hub import Hub, Published
+from tests.servers.ollama_registry import OllamaRegistry
 
 TIGHT = ("--ram", "1G", "--ubatch", "64", "--batch", "64", "--ctx", "512")
 LARGE_WIDTH = 256 * 1024  # of the inner layer of experts: 2.4 GB of them, all holes
@@ -135,3 +136,91 @@ def test_a_model_at_hand_asks_nobody(small, hub):
     assert find_missing("user/repo", PlacementFlags()) is None
     assert find_missing("demo", PlacementFlags()) is None
     assert len(hub.requests) == asked
+
+
+def test_a_dry_run_of_the_catalogue_needs_no_network(monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["run", "qwen3-30b-a3b", "--dry-run", "--ram", "64G"]) == 0
+    said = capsys.readouterr()
+    assert "(derived from the published configuration) would be fetched to" in said.out
+    assert "Note: the host was not asked what it has: HF_HUB_OFFLINE is set" in said.err
+    assert main(["run", "qwen3-30b-a3b", "--dry-run", "--ram", "64G", "--json"]) == 0
+    download = json.loads(capsys.readouterr().out)["download"]
+    assert download["size_is_derived"]
+    assert 18 * 10**9 < download["size_bytes"] < 19 * 10**9
+    assert download["name"].startswith("hf.co/")
+    assert main(["run", "user/repo", "--dry-run"]) == 8  # of which nothing is known
+    assert main(["run", "qwen3-30b-a3b", "Hi", "--ram", "64G", "--yes"]) == 8
+
+
+@pytest.fixture
+def registry(monkeypatch) -> Iterator[OllamaRegistry]:
+    registry = OllamaRegistry(FileHost())
+    monkeypatch.setenv("MOERUN_REGISTRY", registry.origin)
+    with registry.serving():
+        yield registry
+
+
+@pytest.fixture
+def published(registry, tmp_path):
+    """Publish a model at the registry that stands for ollama's."""
+    config = tmp_path / "config.json"
+    config.write_text("{}")
+    path = a_model_file(tmp_path, name="published.gguf")
+    registry.publish("library/small-moe:4x1b", {"model": path}, config)
+    return path
+
+
+def test_bare_words_of_ollamas_library_are_planned_and_shown(published, registry, capsys):
+    assert main(["plan", "small-moe:4x1b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["architecture"] == "qwen3moe"
+    assert main(["show", "small-moe:4x1b"]) == 0
+    assert "2 of 4 used for a token" in capsys.readouterr().out
+    for verb in ("plan", "show"):
+        assert main([verb, "small-moe:nosuch"]) == 3
+        assert "ollama.com has none of that name" in capsys.readouterr().err
+
+
+def test_a_pull_by_way_of_a_mirror_keeps_the_name(published, capsys):
+    assert main(["run", "small-moe:4x1b", "--dry-run"]) == 0
+    assert main(["pull", "small-moe:4x1b"]) == 0
+    capsys.readouterr()
+    assert main(["list"]) == 0
+    assert "small-moe:4x1b" in capsys.readouterr().out
+    found = find_model("small-moe:4x1b")
+    assert found is not None
+    assert found.paths[0].read_bytes() == published.read_bytes()
+
+
+def test_what_is_likely_mistyped_asks_nobody(registry, capsys):
+    for verb in ("plan", "show"):
+        assert main([verb, "qwen3-30b-a3"]) == 3
+        assert "did you mean qwen3-30b-a3b" in capsys.readouterr().err
+    assert registry.requests == []
+
+
+def test_a_registry_that_is_not_there_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setenv("MOERUN_REGISTRY", "http://127.0.0.1:9")
+    for verb in ("plan", "show"):
+        assert main([verb, "zzz-nosuch:1b"]) == 3
+        assert "and ollama.com cannot be asked for it" in capsys.readouterr().err
+    monkeypatch.setenv("MOERUN_REGISTRY", "registry")
+    assert main(["plan", "zzz-nosuch:1b"]) == 2
+    assert "MOERUN_REGISTRY: 'registry' is not the address of a host" in capsys.readouterr().err
+
+
+def test_what_a_modelfile_is_made_from_is_pulled(published, here, capsys):
+    (here / "Modelfile").write_text("FROM small-moe:4x1b\nSYSTEM Be brief.\n")
+    assert main(["create", "mine"]) == 0
+    assert "created 'mine:latest'" in capsys.readouterr().out
+    assert find_model("small-moe:4x1b") is not None
+    assert main(["show", "mine", "--system"]) == 0
+    assert capsys.readouterr().out == "Be brief.\n"
+
+
+def test_a_large_model_to_make_one_from_is_not_pulled_unasked(large, here, capsys, tmp_path):
+    text = "FROM user/large\nPARAMETER ram_limit 1G\nPARAMETER num_ctx 512\n"
+    (here / "Modelfile").write_text(text + "PARAMETER num_batch 64\n")
+    assert main(["create", "mine"]) == 8
+    assert "would stream experts from SSD, and there is no terminal" in capsys.readouterr().err
+    assert not (tmp_path / "hf").exists()

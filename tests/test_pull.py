@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -538,3 +539,32 @@ def test_no_failure_of_a_pull_is_anything_but_a_sentence(hub: Hub, tmp_path: Pat
             assert pulled.model_path.read_bytes() == source.read_bytes()
             whole += 1
     assert 5 < whole < 35
+
+
+def test_a_pull_mends_a_manifest_that_cannot_be_read(registry: OllamaRegistry, tmp_path: Path):
+    store, reference = tmp_path / "store", a_registry_name(registry)
+    model, config = a_model_file(tmp_path), tmp_path / "config"
+    config.write_text("{}")
+    raw = registry.publish("library/m:latest", {"model": model}, config)
+    pull(reference, Listener(), store=store, patience=PATIENCE)
+    (place,) = (store / "manifests").rglob("latest")
+    place.write_bytes(raw[:20])
+    pulled = pull(reference, Listener(), store=store, patience=PATIENCE)
+    assert pulled.fetched_bytes == 0
+    assert place.read_bytes() == raw
+
+
+@pytest.mark.parametrize("is_hub", [True, False])
+def test_a_host_that_accepts_and_stays_silent_is_given_up_sooner_than_a_download(
+    tmp_path: Path, is_hub: bool
+):
+    listener = socket.create_server(("127.0.0.1", 0))
+    host = f"127.0.0.1:{listener.getsockname()[1]}"
+    settings = HubSettings(
+        endpoint=f"http://{host}", cache=tmp_path / "hub", credentials=None, is_offline=False
+    )
+    name = a_name() if is_hub else OllamaReference(host=host, model="m", scheme="http")
+    # The silence that a download bears is longer than any test may last.
+    patience = Patience(connect_s=1, answer_s=1.2, silence_s=3600, tries=1)
+    with listener, pytest.raises(Unreachable, match="was reached and sent nothing for 1"):
+        order_pull(name, hub=settings, store=tmp_path / "store", patience=patience)

@@ -263,6 +263,7 @@ def test_flags_out_of_range_are_usage_errors_before_anything_is_read_or_loaded(f
 
 def test_a_missing_model_is_told_before_anything_is_loaded(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("MOERUN_REGISTRY", "http://127.0.0.1:9")  # where nobody answers
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert main(["run", "no-such-model", "hi"]) == 3
     captured = capsys.readouterr()

@@ -24,9 +24,14 @@ def create(
         str, typer.Option("--file", "-f", metavar="FILE", help="The Modelfile; - is what is piped.")
     ] = _DEFAULT_FILE,
     is_quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    says_yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Agree to a large download of what FROM names.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Make a model of a Modelfile: FROM, PARAMETER, SYSTEM, TEMPLATE, MESSAGE, LICENSE.
+
+    What FROM names is pulled when it is not here, as `moerun run` does.
 
     PARAMETER takes ollama's names, and moerun's settings: ram_limit, vram_limit,
     expert_residency, cpu_expert_layers and all others that `moerun config` lists.
@@ -42,6 +47,9 @@ def create(
     modelfile = parse_modelfile(text, name="Modelfile" if file == "-" else file)
     check_model_settings(modelfile.parameters, origin=file)
     _check_template(modelfile, file)
+    modelfile = _with_source_here(
+        modelfile, folder, says_yes=says_yes, is_quiet=is_quiet or as_json
+    )
     line = _Line(is_shown=not is_quiet and not as_json and sys.stderr.isatty())
     try:
         manifest = create_model(reference, modelfile, folder=folder, progress=line.update)
@@ -59,6 +67,29 @@ def create(
         typer.echo(json.dumps(document, indent=2))
         return
     typer.echo(f"created '{printable(str(reference))}'")
+
+
+def _with_source_here(
+    modelfile: "Modelfile", folder: Path, *, says_yes: bool, is_quiet: bool
+) -> "Modelfile":
+    """Pull what FROM names where it is not here, by the rules of `run`; files are left alone."""
+    from dataclasses import replace
+
+    from moerun.cli.missing_model import fetch_missing, find_missing
+    from moerun.cli.options import PlacementFlags
+    from moerun.store.creation import names_a_file
+    from moerun.store.library import find_model
+    from moerun.store.profile import ModelProfile
+
+    source = modelfile.source
+    if names_a_file(source, folder) or find_model(source, folder=folder) is not None:
+        return modelfile
+    wishes = ModelProfile(name="the Modelfile", parameters=modelfile.parameters)
+    missing = find_missing(source, PlacementFlags(), wishes)
+    if missing is None:
+        return modelfile
+    fetched = fetch_missing(missing, says_yes=says_yes, is_quiet=is_quiet)
+    return replace(modelfile, source=fetched)
 
 
 class _Line:

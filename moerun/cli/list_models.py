@@ -34,6 +34,8 @@ def list_models(
     file, or demo. `moerun plan` lists what could be downloaded, too.
     """
     from moerun.report.list_view import list_document, list_lines
+    from moerun.report.notices import tell
+    from moerun.report.plain import printable
     from moerun.store.header_facts import HeaderBook
     from moerun.store.library import installed_models
     from moerun.store.ollama_store import closed_folders
@@ -55,8 +57,19 @@ def list_models(
         return
     for line in list_lines(rows):
         typer.echo(line)
-    for folder in closed_folders():
-        typer.echo(f"Note: {folder} is closed to this user; its models are not listed", err=True)
+    tell(
+        *(
+            f"Note: {printable(row.name)} cannot be run: {printable(row.trouble)}"
+            for row in rows
+            if row.trouble
+        )
+    )
+    tell(
+        *(
+            f"Note: {folder} is closed to this user; its models are not listed"
+            for folder in closed_folders()
+        )
+    )
 
 
 def _row(

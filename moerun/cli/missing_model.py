@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from moerun.machine.description import Machine
     from moerun.model.description import Model
     from moerun.planning.plan import Plan
+    from moerun.store.profile import ModelProfile
     from moerun.store.pull import PullOrder
-    from moerun.store.references import ModelReference
 
 _ASKED_ABOVE_BYTES: Final = 20 * 10**9  # as decisions on commands have it
-_DID_YOU_MEAN: Final = "did you mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,28 +43,22 @@ class MissingModel:
         return summarize(self.model, self.plan).verdict is Verdict.NEEDS_SSD
 
 
-def find_missing(name: str, flags: PlacementFlags) -> MissingModel | None:
+def find_missing(
+    name: str, flags: PlacementFlags, profile: "ModelProfile | None" = None
+) -> MissingModel | None:
     """Return what is to be fetched for a name, None when nothing is; asks hosts for no more.
 
+    `profile` is what the model will carry, where that is known before it is here.
     Raises DoesNotFit for a model that would not run here, and ModelNotFound where neither this
     machine nor a host has one of that name.
     """
-    from moerun.cli.planning_steps import machine_to_plan_for, read_settings
-    from moerun.planning.planner import plan_placement
     from moerun.store.library import find_model
 
     if find_model(name) is not None:
         return None
     order, model = _at_host(name)
-    settings = read_settings(flags)
-    machine = machine_to_plan_for(flags, settings)
-    return MissingModel(
-        name=name,
-        order=order,
-        model=model,
-        machine=machine,
-        plan=plan_placement(model, machine, settings.settings.strategy),
-    )
+    machine, plan = _planned(model, flags, profile)
+    return MissingModel(name=name, order=order, model=model, machine=machine, plan=plan)
 
 
 def fetch_missing(missing: MissingModel, *, says_yes: bool, is_quiet: bool) -> str:
@@ -101,16 +94,78 @@ def show_missing(missing: MissingModel, *, as_json: bool) -> None:
         )
         typer.echo(write_document(document))
     else:
-        _print_plan(missing, sys.stdout)
+        _print_plan(missing.model, missing.machine, missing.plan, sys.stdout)
         typer.echo("")
         for line in order_lines(order.name, rows, folder=folder, free_bytes=order.free_bytes):
             typer.echo(line)
     check_room(order)
 
 
+def show_unasked(name: str, flags: PlacementFlags, *, trouble: str, as_json: bool) -> bool:
+    """Print what is known of an entry of the catalogue whose host does not answer.
+
+    False, and nothing printed, for any other name.
+    """
+    from moerun.cli.planning_steps import catalog_reference
+    from moerun.model.catalog import catalog_entry
+    from moerun.model.catalog_model import catalog_model
+    from moerun.report.notices import tell
+    from moerun.report.plain import printable
+    from moerun.report.pull_view import decimal
+    from moerun.store.hub_settings import read_hub_settings
+    from moerun.store.pull import free_bytes_at
+    from moerun.store.remote_names import remote_reference
+
+    reference = catalog_reference(name)
+    if reference is None:
+        return False
+    model = catalog_model(reference.entry, reference.quantization)
+    machine, plan = _planned(model, flags)
+    source, folder = str(remote_reference(name)), read_hub_settings().cache
+    if as_json:
+        from moerun.report.catalog_view import catalog_facts
+        from moerun.report.json_view import plan_document, write_document
+
+        document: dict[str, Any] = plan_document(model, machine, plan)
+        document["catalog"] = catalog_facts(catalog_entry(reference.entry), model)
+        document["download"] = {
+            "name": source,
+            "dry_run": True,
+            "folder": str(folder),
+            "free_bytes": free_bytes_at(folder),
+            "size_bytes": model.file_bytes,
+            "size_is_derived": True,
+            "missing_bytes": None,
+            "files": [],
+            "error": trouble,
+        }
+        typer.echo(write_document(document))
+        return True
+    _print_plan(model, machine, plan, sys.stdout)
+    typer.echo("")
+    typer.echo(
+        f"{source}: about {decimal(model.file_bytes)} (derived from the published configuration) "
+        f"would be fetched to {folder}, where {decimal(free_bytes_at(folder))} are free"
+    )
+    tell(f"Note: the host was not asked what it has: {printable(trouble)}")
+    return True
+
+
+def _planned(
+    model: "Model", flags: PlacementFlags, profile: "ModelProfile | None" = None
+) -> "tuple[Machine, Plan]":
+    """Return this machine, and where a model that is not here yet would lie on it."""
+    from moerun.cli.planning_steps import machine_to_plan_for, read_settings
+    from moerun.planning.planner import plan_placement
+
+    settings = read_settings(flags, profile)
+    machine = machine_to_plan_for(flags, settings)
+    return machine, plan_placement(model, machine, settings.settings.strategy)
+
+
 def _at_host(name: str) -> "tuple[PullOrder, Model]":
     """Return the files that a host has for a name, and what their headers say."""
-    from moerun.errors import ModelNotFound, PullError
+    from moerun.cli.bare_names import asking_library, refuse_unlikely
     from moerun.model.catalog import catalog_names
     from moerun.model.catalog_model import catalog_model
     from moerun.store.pull import order_pull
@@ -119,44 +174,14 @@ def _at_host(name: str) -> "tuple[PullOrder, Model]":
     from moerun.store.remote_names import remote_reference
 
     said = parse_reference(name, catalog_names=catalog_names())
-    _refuse_unlikely(name, said)
+    refuse_unlikely(name, said)
     reference = remote_reference(name)
     if isinstance(said, CatalogReference):
         return order_pull(reference), catalog_model(said.entry, said.quantization)
     if not isinstance(said, ShortName):
         return order_pull(reference), remote_model(reference)
-    try:
+    with asking_library(name):
         return order_pull(reference), remote_model(reference)
-    except ModelNotFound as error:
-        raise ModelNotFound(
-            f"No model at hand is called '{name}', and ollama.com has none of that name.",
-            hint=error.hint,
-        ) from error
-    except PullError as error:
-        raise ModelNotFound(
-            f"No model at hand is called '{name}', and ollama.com cannot be asked for it: "
-            f"{error.message}",
-            hint="`moerun list` shows the models of this machine, `moerun plan` also those of "
-            "the catalogue",
-        ) from error
-
-
-def _refuse_unlikely(name: str, said: "ModelReference") -> None:
-    """Ask no host for a path, nor for what is likely mistyped; ModelNotFound says what is meant."""
-    from moerun.errors import ModelNotFound
-    from moerun.store.library import require_model
-    from moerun.store.references import PathReference, ShortName
-
-    if not isinstance(said, PathReference | ShortName):
-        return
-    try:
-        require_model(name)
-    except ModelNotFound as error:
-        if isinstance(said, PathReference):
-            raise
-        if _DID_YOU_MEAN in (error.hint or ""):
-            more = f"{error.hint}; `moerun pull {name}` asks ollama.com for '{name}'"
-            raise ModelNotFound(error.message, hint=more) from error
 
 
 def _agree(missing: MissingModel, *, says_yes: bool, is_quiet: bool) -> None:
@@ -166,7 +191,7 @@ def _agree(missing: MissingModel, *, says_yes: bool, is_quiet: bool) -> None:
 
     size_bytes, needs_ssd = missing.order.missing_bytes, missing.needs_ssd
     if needs_ssd and not is_quiet:
-        _print_plan(missing, sys.stderr)
+        _print_plan(missing.model, missing.machine, missing.plan, sys.stderr)
     if says_yes or not (needs_ssd or size_bytes > _ASKED_ABOVE_BYTES):
         return
     why = "would stream experts from SSD" if needs_ssd else "is a large download"
@@ -181,12 +206,10 @@ def _agree(missing: MissingModel, *, says_yes: bool, is_quiet: bool) -> None:
         raise typer.Exit(1)
 
 
-def _print_plan(missing: MissingModel, stream: Any) -> None:
+def _print_plan(model: "Model", machine: "Machine", plan: "Plan", stream: Any) -> None:
     from moerun.report.console import open_console, page_of, print_lines
     from moerun.report.plan_view import plan_lines
 
     console = open_console(stream)
-    lines = plan_lines(
-        missing.model, missing.machine, missing.plan, page_of(console), explains=False
-    )
+    lines = plan_lines(model, machine, plan, page_of(console), explains=False)
     print_lines(console, lines)

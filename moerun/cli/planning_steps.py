@@ -122,8 +122,20 @@ def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
 
             return remote_model(remote), None
         if reference is None:
-            raise
+            return _model_of_library(name), None
     return catalog_model(reference.entry, reference.quantization), catalog_entry(reference.entry)
+
+
+def _model_of_library(name: str) -> "Model":
+    """Return what ollama.com has under a bare word; ModelNotFound when it has nothing."""
+    from moerun.cli.bare_names import asking_library, library_reference
+    from moerun.store.remote_header import remote_model
+
+    reference = library_reference(name)
+    if reference is None:
+        return read_named_model(name)  # which says again what is wrong
+    with asking_library(name):
+        return remote_model(reference)
 
 
 def entry_to_advise_on(name: str) -> "CatalogEntry":

@@ -19,6 +19,7 @@ VARIABLES = {
     "HF_ENDPOINT": "address of the hub instead of https://huggingface.co",
     "HF_HUB_CACHE": "folder of files from Hugging Face",
     "HF_HUB_OFFLINE": "1 asks nobody",
+    "MOERUN_REGISTRY": "address of a mirror of https://registry.ollama.ai",
     "MOERUN_MODELS": "folder of models from Ollama registries",
     "HTTPS_PROXY": "proxy for all that is asked",
 }

@@ -294,9 +294,15 @@ def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
 
 def _show_run(name: str, flags: PlacementFlags, *, as_json: bool, is_quiet: bool) -> None:
     """Show what a run would do: what it would fetch, and the plan it would begin with."""
-    from moerun.cli.missing_model import find_missing, show_missing
+    from moerun.cli.missing_model import find_missing, show_missing, show_unasked
+    from moerun.errors import Unreachable
 
-    missing = find_missing(name, flags)
+    try:
+        missing = find_missing(name, flags)
+    except Unreachable as error:
+        if show_unasked(name, flags, trouble=error.message, as_json=as_json):
+            return
+        raise
     if missing is not None:
         show_missing(missing, as_json=as_json)
         return

@@ -98,7 +98,7 @@ def _print_part(shown: "ShownModel", part: str, messages: tuple[tuple[str, str],
 
 def _describe(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
     """Return what a name means: on this machine first, then at a host, then in the catalogue."""
-    from moerun.store.library import find_model, require_model
+    from moerun.store.library import find_model
     from moerun.store.remote_names import said_remote
 
     found = find_model(name)
@@ -111,7 +111,7 @@ def _describe(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
     from moerun.cli.planning_steps import catalog_reference
 
     if (reference := catalog_reference(name)) is None:
-        return _of_installed(require_model(name))  # which says what comes closest
+        return _of_library(name)
     from moerun.model.catalog import catalog_entry
     from moerun.model.catalog_model import catalog_model
     from moerun.report.show_view import ShownModel
@@ -125,6 +125,19 @@ def _describe(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
         notes=("its tensors and their sizes are derived from the published configuration",),
     )
     return shown, ()
+
+
+def _of_library(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
+    """Return what ollama.com has under a bare word."""
+    from moerun.cli.bare_names import asking_library, library_reference
+    from moerun.store.library import require_model
+    from moerun.store.remote_header import remote_header
+
+    reference = library_reference(name)
+    if reference is None:
+        return _of_installed(require_model(name))  # which says what comes closest
+    with asking_library(name):
+        return _shown(str(reference), "at ollama.com", remote_header(reference)), ()
 
 
 def _of_installed(found: "InstalledModel") -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":

@@ -92,8 +92,8 @@ def create_from(
 def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
     """Return the model that FROM means: a file beside the Modelfile, else a model at hand."""
     name = modelfile.source
-    near = folder / Path(name).expanduser()
-    if near.suffix.lower() == ".gguf" and near.is_file():
+    near = _near(name, folder)
+    if _is_weights(near):
         paths = parts_of(near)
         return InstalledModel(
             name=name,
@@ -116,6 +116,23 @@ def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
             else "a path starts at the folder of the Modelfile",
         )
     return found
+
+
+def names_a_file(name: str, folder: Path) -> bool:
+    """Whether what FROM names can only be on a disk, so that no host is asked for it."""
+    near = _near(name, folder)
+    return is_path(name) or _is_weights(near) or near.is_dir()
+
+
+def _near(name: str, folder: Path) -> Path:
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:  # `~` of an unknown user
+        return folder / name
+
+
+def _is_weights(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and path.is_file()
 
 
 def _weights(store: OwnStore, base: InstalledModel, progress: Progress) -> tuple[StoredBlob, ...]:

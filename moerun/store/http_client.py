@@ -11,6 +11,7 @@ Does not know: how a host is reached, what is asked for, or when to try again.
 
 import http.client
 import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -78,13 +79,20 @@ class Reply:
 class Channel:
     """One connection at a time, used again for the next request to the same origin.
 
-    A channel belongs to one thread; only `abort` may be called from another.
+    A channel belongs to one thread; only `abort` may be called from another. One that is `asking`
+    fetches small documents: somebody waits for each, so a silent host is given up sooner.
     """
 
     def __init__(
-        self, *, patience: Patience | None = None, credentials: Credentials | None = None
+        self,
+        *,
+        patience: Patience | None = None,
+        credentials: Credentials | None = None,
+        is_asking: bool = False,
     ) -> None:
         self._patience = patience or Patience()
+        self._is_asking = is_asking
+        self._silence_s = self._patience.silence_s
         self._credentials = credentials
         self._connection: http.client.HTTPConnection | None = None
         self._origin = ""
@@ -205,7 +213,7 @@ class Channel:
     def _send(
         self, method: str, parts: SplitResult, headers: dict[str, str]
     ) -> http.client.HTTPResponse:
-        origin = origin_of(parts.geturl())
+        origin, started_s = origin_of(parts.geturl()), time.monotonic()
         # An answer that ends its connection has taken the socket away.
         if self._connection is None or self._connection.sock is None or self._origin != origin:
             self.close()
@@ -218,10 +226,18 @@ class Channel:
         try:
             if self._is_aborted:
                 raise self._cut()
+            self._limit_silence(time.monotonic() - started_s)
             self._connection.request(method, target, headers=headers)
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise self._broken(error) from error
+
+    def _limit_silence(self, connecting_s: float) -> None:
+        """Wait for the next bytes as long as a question, or a download, is worth."""
+        if self._is_asking and self._connection is not None and self._connection.sock is not None:
+            left_s = max(1.0, self._patience.answer_s - connecting_s)
+            self._silence_s = min(self._patience.silence_s, left_s)
+            self._connection.sock.settimeout(self._silence_s)
 
     def _leave(self) -> None:
         """Be done with the last answer: its connection is kept when little of it is unread."""
@@ -240,7 +256,7 @@ class Channel:
     def _broken(self, error: Exception) -> Unreachable:
         host = self._host
         self.close()
-        return Unreachable(_sentence(host, error, self._patience))
+        return Unreachable(_sentence(host, error, self._silence_s))
 
     def _cut(self) -> Unreachable:
         host = self._host
@@ -269,9 +285,9 @@ def _check_redirect(source: str, target: str) -> None:
         )
 
 
-def _sentence(host: str, error: Exception, patience: Patience) -> str:
+def _sentence(host: str, error: Exception, silence_s: float) -> str:
     if isinstance(error, TimeoutError):
-        return f"{host} sent nothing for {patience.silence_s:g} s"
+        return f"{host} was reached and sent nothing for {silence_s:.2g} s"
     if isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead):
         return f"{host} ended the connection before everything had come"
     if isinstance(error, http.client.HTTPException | ValueError):

@@ -22,9 +22,10 @@ PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
-    """How long to wait: for a connection in all, for the next bytes, and between tries."""
+    """How long to wait: for a connection in all, for an answer, the next bytes, between tries."""
 
     connect_s: float = 8.0
+    answer_s: float = 9.0  # of a question, connecting included: without a network one is told soon
     silence_s: float = 30.0
     tries: int = 6
     first_pause_s: float = 0.5

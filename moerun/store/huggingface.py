@@ -69,7 +69,7 @@ def list_repository(
         )
     revision = reference.revision or _MAIN
     base = f"{hub.endpoint}/api/models/{reference.repository}"
-    with Channel(patience=patience, credentials=hub.credentials) as channel:
+    with Channel(patience=patience, credentials=hub.credentials, is_asking=True) as channel:
         told, _ = _ask(channel, f"{base}/revision/{quote(revision, safe='')}", reference, hub)
         commit = told.get("sha") if isinstance(told, dict) else None
         if not isinstance(commit, str) or _COMMIT.fullmatch(commit) is None:

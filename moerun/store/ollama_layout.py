@@ -45,6 +45,15 @@ class StoredModel:
     modified_at_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenModel:
+    """One name of a store whose manifest cannot be read, and why."""
+
+    reference: OllamaReference
+    manifest_path: Path
+    trouble: str
+
+
 class OllamaLayout:
     """One such folder; it need not be there."""
 
@@ -61,12 +70,24 @@ class OllamaLayout:
         return path_within(self.root, MANIFESTS, *folder_parts(reference))
 
     def models(self) -> Iterator[StoredModel]:
-        """Yield what can be read, in no order; what is no manifest is stepped over."""
+        """Yield what can be read, in no order."""
+        for entry in self.entries():
+            if isinstance(entry, StoredModel):
+                yield entry
+
+    def entries(self) -> Iterator[StoredModel | BrokenModel]:
+        """Yield each name, in no order, with its manifest or with what is wrong with it."""
         for reference, path in self.references():
             try:
                 yield self._read(reference, path)
-            except (ModelError, OSError):
-                continue
+            except FileNotFoundError:
+                continue  # somebody removed it just now
+            except ModelError as error:
+                trouble = error.message.removeprefix(f"{reference}: ")
+                yield BrokenModel(reference=reference, manifest_path=path, trouble=trouble)
+            except OSError as error:
+                trouble = f"its manifest cannot be read: {error.strerror or error}"
+                yield BrokenModel(reference=reference, manifest_path=path, trouble=trouble)
 
     def references(self) -> Iterator[tuple[OllamaReference, Path]]:
         """Yield each name that has a manifest's file, exactly four folders deep."""

@@ -12,7 +12,7 @@ from typing import Final
 from moerun.errors import ModelError
 from moerun.places import models_folder
 from moerun.store.installed import InstalledModel, Source
-from moerun.store.ollama_layout import MANIFESTS, OllamaLayout, StoredModel
+from moerun.store.ollama_layout import MANIFESTS, BrokenModel, OllamaLayout, StoredModel
 from moerun.store.references import OllamaReference
 
 # Of the service that ollama's installer sets up - docs/linux.md and docs/faq.md of ollama 0.12.
@@ -49,11 +49,14 @@ def stores(environment: Mapping[str, str] | None = None) -> tuple[tuple[Source, 
 
 
 def models_of_stores(environment: Mapping[str, str] | None = None) -> Iterator[InstalledModel]:
-    """Yield every model of every store; one that is closed to this user has none."""
+    """Yield every model of every store, the broken too; one that is closed has none."""
     for source, root in stores(environment):
         layout = OllamaLayout(root)
-        for stored in layout.models():
-            yield installed(layout, stored, source)
+        for entry in layout.entries():
+            if isinstance(entry, BrokenModel):
+                yield _unreadable(entry, source, root)
+            else:
+                yield installed(layout, entry, source)
 
 
 def find_in_stores(
@@ -66,6 +69,24 @@ def find_in_stores(
         if stored is not None:
             return installed(layout, stored, source)
     return None
+
+
+def _unreadable(entry: BrokenModel, source: Source, root: Path) -> InstalledModel:
+    """Return a name that is listed, and nothing more is known of."""
+    try:
+        modified_at_s = entry.manifest_path.lstat().st_mtime
+    except OSError:
+        modified_at_s = 0.0
+    return InstalledModel(
+        name=str(entry.reference),
+        source=source,
+        paths=(),
+        size_bytes=0,
+        modified_at_s=modified_at_s,
+        reference=entry.reference,
+        root=root,
+        trouble=entry.trouble,
+    )
 
 
 def installed(layout: OllamaLayout, stored: StoredModel, source: Source) -> InstalledModel:

@@ -22,7 +22,7 @@ from moerun.places import models_folder, write_whole
 from moerun.store.file_lock import locked
 from moerun.store.locks import FOLDER as LOCKS
 from moerun.store.locks import blob_alone, store_locked
-from moerun.store.manifests import LayerKind, StoredBlob, StoredManifest, parse_manifest
+from moerun.store.manifests import LayerKind, StoredBlob, StoredManifest
 from moerun.store.ollama_layout import (
     OllamaLayout,
     StoredModel,
@@ -40,6 +40,7 @@ from moerun.units import MIB, format_gib
 _PIECE_BYTES: Final = 4 * MIB
 _LEFT_FREE_BYTES: Final = 64 * MIB
 _MODE: Final = 0o644
+_ROUNDS: Final = 3  # of bringing back blobs that others remove before a manifest names them
 _KEPT_NAMES: Final = frozenset({"demo"})
 
 Progress = Callable[[int], None]  # is told how many bytes of a file were gone through
@@ -96,28 +97,27 @@ class OwnStore:
 
         ModelError when blobs are not there. What the name meant before loses its blobs.
         """
-        for is_last in (False, True):
+        for round_ in range(_ROUNDS):
             with store_locked(self.root):
                 if all(self.layout.has_blob(blob) for blob in manifest.blobs):
-                    previous = self.layout.find(reference)
+                    previous = self._replaced(reference)
                     place = previous.manifest_path if previous is not None else None
                     self._show_parts(manifest)
                     self._write_manifest(place or self.layout.manifest_path(reference), manifest)
                     if previous is not None:
                         self._remove_unnamed(previous.manifest)
                     return
-            if is_last or restore is None:
+            if restore is None or round_ == _ROUNDS - 1:
                 break
             restore()
         raise ModelError(f"{reference} was not stored, since some of its files are gone; try again")
 
-    def remove_replaced(self, previous: bytes) -> None:
-        """Remove what only a manifest named that was written over; the caller holds the lock."""
+    def _replaced(self, reference: OllamaReference) -> StoredModel | None:
+        """Return what a name means so far; what cannot be read names no blobs, and is replaced."""
         try:
-            manifest = parse_manifest(previous)
+            return self.layout.find(reference)
         except ModelError:
-            return  # it named nothing that could be found
-        self._remove_unnamed(manifest)
+            return None
 
     def copy(self, source: StoredModel, target: OllamaReference) -> None:
         """Give a model of this store a second name, which shares its blobs."""

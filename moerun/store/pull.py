@@ -11,10 +11,9 @@ Does not know: how one file is fetched, what a terminal shows, or which names me
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from moerun.errors import NoRoom, PullError
 from moerun.places import models_folder, write_whole
@@ -30,6 +29,7 @@ from moerun.store.http_client import Credentials
 from moerun.store.http_connection import Patience
 from moerun.store.hub_settings import HubSettings, read_hub_settings
 from moerun.store.huggingface import choose_files, list_repository
+from moerun.store.manifests import StoredManifest, parse_manifest
 from moerun.store.own_store import OwnStore
 from moerun.store.references import (
     HuggingFaceReference,
@@ -42,7 +42,6 @@ from moerun.units import MIB, format_gib
 
 RemoteReference = HuggingFaceReference | OllamaReference
 
-_ROUNDS: Final = 3
 _LEFT_FREE_BYTES: Final = 64 * MIB  # of a disk, so that the rest of the system goes on
 
 
@@ -80,20 +79,31 @@ class PullStep:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PullOrder:
-    """What a pull would do; `content` written to `record` is what makes it a model.
+class BranchRecord:
+    """What a branch of a repository is, in Hugging Face's cache."""
 
-    `guard` is the lock under which that is done, where others may remove blobs that none names.
-    """
+    path: Path
+    commit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreRecord:
+    """What a name is in moerun's store."""
+
+    reference: OllamaReference
+    manifest: StoredManifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullOrder:
+    """What a pull would do; `record` is what makes it a model in the end."""
 
     name: str
     folder: Path
     steps: tuple[PullStep, ...]
-    record: Path
-    content: bytes
+    record: BranchRecord | StoreRecord
     model_path: Path
     credentials: Credentials | None
-    guard: Path | None
 
     @property
     def size_bytes(self) -> int:
@@ -148,16 +158,23 @@ def carry_out(
     """
     check_room(order)
     fetched_bytes = 0
+
+    def fetch() -> None:
+        nonlocal fetched_bytes
+        for step in order.steps:
+            fetched = _carry_out_step(order, step, watcher, patience, connections)
+            fetched_bytes += fetched.fetched_bytes
+
     try:
-        # A blob that another process removes before the model is named is fetched once more.
-        for _ in range(_ROUNDS):
-            for step in order.steps:
-                fetched = _carry_out_step(order, step, watcher, patience, connections)
-                fetched_bytes += fetched.fetched_bytes
-            if _make_visible(order):
-                break
-        else:
-            raise PullError(f"files of {order.name} are removed as they come; pull it again")
+        fetch()
+        match order.record:
+            case BranchRecord():
+                _show_branch(order.steps, order.record)
+            case StoreRecord(reference=reference, manifest=manifest):
+                # A blob that another process removes before it is named is fetched once more.
+                OwnStore(order.folder).write(reference, manifest, restore=fetch)
+            case _ as never:
+                assert_never(never)
     except OSError as error:
         raise PullError(
             f"{order.folder} cannot be written to: {error.strerror or error}",
@@ -225,11 +242,12 @@ def _order_from_hub(
         name=str(reference),
         folder=hub.cache,
         steps=steps,
-        record=folder.joinpath("refs", *repository.revision.split("/")),
-        content=repository.commit.encode(),
+        record=BranchRecord(
+            path=folder.joinpath("refs", *repository.revision.split("/")),
+            commit=repository.commit,
+        ),
         model_path=steps[0].shown_at or steps[0].blob,
         credentials=hub.credentials,
-        guard=None,
     )
 
 
@@ -247,17 +265,12 @@ def _order_from_registry(
         name=str(reference),
         folder=store,
         steps=tuple(steps),
-        record=store.joinpath("manifests", *_file_parts(reference)),
-        content=manifest.raw,
+        record=StoreRecord(
+            reference=replace(reference, scheme="https"), manifest=parse_manifest(manifest.raw)
+        ),
         model_path=store / "blobs" / f"sha256-{digest}",
         credentials=manifest.credentials,
-        guard=store / ".locks" / "store.lock",
     )
-
-
-def _file_parts(reference: OllamaReference) -> tuple[str, ...]:
-    """Return the parts of a manifest's path; the colon of a port is none that Windows takes."""
-    return tuple(part.replace(":", "%3A") for part in reference.manifest_parts)
 
 
 def _step(file: RemoteFile, *, blob: Path, lock: Path, shown_at: Path | None) -> PullStep:
@@ -277,29 +290,14 @@ def _is_whole(blob: Path, file: RemoteFile) -> bool:
     return blob.is_file() and blob.stat().st_size == file.size_bytes
 
 
-def _make_visible(order: PullOrder) -> bool:
-    """Name the model, so that it is listed; False when a blob is gone."""
-    with locked(order.guard) if order.guard is not None else nullcontext():
-        if not all(_is_whole(step.blob, step.file) for step in order.steps):
-            return False
-        for step in order.steps:
-            if step.shown_at is not None:
-                _show(step.blob, step.shown_at)
-        order.record.parent.mkdir(parents=True, exist_ok=True)
-        previous = _previous_manifest(order)
-        write_whole(order.record, order.content)
-        order.record.chmod(0o644)
-        if previous is not None:
-            OwnStore(order.folder).remove_replaced(previous)
-    return True
-
-
-def _previous_manifest(order: PullOrder) -> bytes | None:
-    """Return what the name meant in a registry's store, None when nothing, or the same."""
-    if order.guard is None or not order.record.is_file():
-        return None
-    previous = order.record.read_bytes()
-    return previous if previous != order.content else None
+def _show_branch(steps: tuple[PullStep, ...], record: BranchRecord) -> None:
+    """Let the files of a commit be found under their names, and the branch mean that commit."""
+    for step in steps:
+        if step.shown_at is not None:
+            _show(step.blob, step.shown_at)
+    record.path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(record.path, record.commit)
+    record.path.chmod(0o644)
 
 
 def _carry_out_step(

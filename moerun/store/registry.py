@@ -11,6 +11,7 @@ Does not know: how files are fetched, or where they go.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ from moerun.errors import (
     AccessDenied,
     ModelNotFound,
     UnsupportedModel,
+    UsageError,
     WrongContent,
 )
 from moerun.store.fetching import refusal
 from moerun.store.http_client import Channel, Credentials, Reply
 from moerun.store.http_connection import Patience, host_of, origin_of
-from moerun.store.references import OllamaReference
+from moerun.store.references import OLLAMA_HOST, OllamaReference
 from moerun.store.remote_file import Digest, DigestKind, RemoteFile
 
+REGISTRY_VARIABLE: Final = "MOERUN_REGISTRY"
 MODEL_TYPE: Final = "application/vnd.ollama.image.model"
 _TENSOR_TYPE: Final = "application/vnd.ollama.image.tensor"
 _MANIFEST_TYPE: Final = "application/vnd.docker.distribution.manifest.v2+json"
@@ -68,17 +71,16 @@ class Manifest:
 
 def fetch_manifest(reference: OllamaReference, *, patience: Patience | None = None) -> Manifest:
     """Ask a registry for a model; raises a PullError, ModelNotFound or UnsupportedModel."""
-    base = f"{reference.scheme}://{reference.host}/v2/{reference.namespace}/{reference.model}"
-    url = f"{base}/manifests/{reference.tag}"
+    url = f"{_base(reference)}/manifests/{reference.tag}"
     credentials = None
-    with Channel(patience=patience) as channel:
+    with Channel(patience=patience, is_asking=True) as channel:
         reply = channel.get(url, headers={"Accept": _MANIFEST_TYPE})
         challenge = reply.header("www-authenticate")
         if reply.status == 401 and challenge is not None:
             credentials = _token(channel, challenge, url)
         else:
             return read_manifest(_body(channel, reply, reference), reference)
-    with Channel(patience=patience, credentials=credentials) as channel:
+    with Channel(patience=patience, credentials=credentials, is_asking=True) as channel:
         reply = channel.get(url, headers={"Accept": _MANIFEST_TYPE})
         raw = _body(channel, reply, reference)
     return read_manifest(raw, reference, credentials=credentials)
@@ -88,7 +90,7 @@ def read_manifest(
     raw: bytes, reference: OllamaReference, *, credentials: Credentials | None = None
 ) -> Manifest:
     """Return what a manifest says, every part checked; it is a stranger's text."""
-    base = f"{reference.scheme}://{reference.host}/v2/{reference.namespace}/{reference.model}"
+    base = _base(reference)
     try:
         value = json.loads(raw.decode())
     except (ValueError, RecursionError):
@@ -109,6 +111,20 @@ def read_manifest(
             hint="look for a GGUF of it at Hugging Face: hf.co/user/repo",
         )
     return Manifest(reference=reference, raw=raw, layers=layers, credentials=credentials)
+
+
+def _base(reference: OllamaReference) -> str:
+    """Return below which address a model lies; `MOERUN_REGISTRY` stands for ollama's own host."""
+    origin = f"{reference.scheme}://{reference.host}"
+    mirror = os.environ.get(REGISTRY_VARIABLE, "").strip().rstrip("/")
+    if mirror and reference.host == OLLAMA_HOST:
+        if not re.fullmatch(r"https?://[A-Za-z0-9.\[\]:-]+(?:/[A-Za-z0-9._/-]*)?", mirror):
+            raise UsageError(
+                f"{REGISTRY_VARIABLE}: '{mirror[:80]}' is not the address of a host",
+                hint="write https://host, or https://host:port",
+            )
+        origin = mirror
+    return f"{origin}/v2/{reference.namespace}/{reference.model}"
 
 
 def _layer(entry: Any, base: str, reference: OllamaReference) -> Layer:
