@@ -1,24 +1,32 @@
 """A client of the server on this machine, for verbs: found by its record, asked in JSON.
 
-Knows: where a server is found, and what an error of it looks like.
+Knows: where a server is found, whether it is moerun's, and what an error of it looks like.
 Does not know: what is asked, or how answers are shown. It imports no HTTP library but Python's.
 """
 
+import contextlib
 import http.client
 import json
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from moerun.errors import ServeError
+from moerun.errors import ModelNotFound, ServeError
 from moerun.server.listening import HOST_VARIABLE, PORT, read_address, read_server_record
 
 KEY_VARIABLE: Final = "MOERUN_API_KEY"
 _ANSWER_S: Final = 60.0
+_GREETING_S: Final = 3.0
+_OK: Final = 200
+_REFUSED_KEY: Final = (401, 403)
+_NOT_FOUND: Final = 404
 _UNSPECIFIED: Final = ("0.0.0.0", "::")
+_FAILURES: Final = (OSError, http.client.HTTPException, ValueError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,25 +40,131 @@ class Client:
     def __repr__(self) -> str:
         return f"Client(host={self.host!r}, port={self.port!r})"
 
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        """Return status and JSON of a reply; ServeError when nobody answers."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=_ANSWER_S)
-        headers = {"Content-Type": "application/json"}
-        if self.api_key is not None:
-            headers["Authorization"] = f"Bearer {self.api_key}"
+    @property
+    def place(self) -> str:
+        """Return host and port, as they are written."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float | None = _ANSWER_S,
+    ) -> tuple[int, Any]:
+        """Return status and JSON of a reply; ServeError when nobody answers.
+
+        `timeout_s` None waits as long as it takes, as for a model that is loaded.
+        """
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            content = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, body=content, headers=headers)
+            connection.request(method, path, body=_content(body), headers=self._headers())
             reply = connection.getresponse()
             text = reply.read()
             return reply.status, json.loads(text) if text else None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise ServeError(
-                f"The server at {self.host}:{self.port} does not answer: {error}",
-                hint="`moerun serve` starts one",
-            ) from error
+        except _FAILURES as error:
+            raise self._silent(error) from error
         finally:
             connection.close()
+
+    def greet(self) -> str | None:
+        """Return the version of the moerun that answers there; None for another program.
+
+        Raises ServeError when nobody answers, or the server wants a key.
+        """
+        status, content = self.ask("GET", "/api/version", timeout_s=_GREETING_S)
+        if status in _REFUSED_KEY:
+            raise ServeError(
+                f"The server at {self.place} refused: {_said(content) or f'status {status}'}.",
+                hint=f"{KEY_VARIABLE} holds the key of a server that wants one; `--local` does "
+                "without the server",
+            )
+        version = content.get("moerun") if isinstance(content, dict) else None
+        return version if isinstance(version, str) else None
+
+    @contextmanager
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator["ServedStream"]:
+        """Ask for what comes in lines; closing the connection early cancels it there."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=_ANSWER_S)
+        try:
+            try:
+                connection.connect()
+            except OSError as error:
+                raise self._silent(error) from error
+            assert connection.sock is not None
+            # Loading and long prompts take as long as they take.
+            connection.sock.settimeout(None)
+            stream = ServedStream(connection, connection.sock, self)
+            stream.begin(path, _content(body), self._headers())
+            yield stream
+        finally:
+            connection.close()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self.api_key is not None:
+            headers["Authorization"] = f"Bearer {self.api_key}"
+        return headers
+
+    def _silent(self, error: Exception) -> ServeError:
+        return ServeError(
+            f"The server at {self.place} does not answer: {error}",
+            hint="`moerun serve` starts one",
+        )
+
+
+class ServedStream:
+    """The lines of one reply. `cancel` may be called from a signal handler while they are read."""
+
+    def __init__(
+        self, connection: http.client.HTTPConnection, channel: socket.socket, client: Client
+    ) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._client = client
+        self._request: tuple[str, bytes | None, dict[str, str]] | None = None
+        self.is_cancelled = False
+
+    def begin(self, path: str, content: bytes | None, headers: dict[str, str]) -> None:
+        """Note what is asked; it is sent when the lines are read, so that it can be cancelled."""
+        self._request = (path, content, headers)
+
+    def cancel(self) -> None:
+        """End the reply; whoever reads its lines gets no more, and no error."""
+        self.is_cancelled = True
+        with contextlib.suppress(OSError):  # the other side may have closed it before
+            self._channel.shutdown(socket.SHUT_RDWR)
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield each line as it comes, the last with `done`; ServeError when it breaks off."""
+        assert self._request is not None
+        path, content, headers = self._request
+        is_done = False
+        try:
+            self._connection.request("POST", path, body=content, headers=headers)
+            reply = self._connection.getresponse()
+            if reply.status != _OK:
+                text = reply.read()
+                require_ok(reply.status, json.loads(text) if text else None)
+            while line := reply.readline():
+                chunk = json.loads(line)
+                if "error" in chunk:
+                    raise ServeError(f"The server could not answer: {chunk['error']}")
+                is_done = chunk.get("done") is True
+                yield chunk
+        except _FAILURES as error:
+            if not self.is_cancelled:
+                raise self._broken(str(error)) from error
+        if not (is_done or self.is_cancelled):
+            raise self._broken("it closed the connection")
+
+    def _broken(self, why: str) -> ServeError:
+        return ServeError(
+            f"The server at {self._client.place} broke off in the middle of the answer: {why}",
+            hint="ask again; `moerun serve` starts it anew when it has ended",
+        )
 
 
 def find_client(state: Path, environment: Mapping[str, str] | None = None) -> Client | None:
@@ -69,8 +183,19 @@ def find_client(state: Path, environment: Mapping[str, str] | None = None) -> Cl
 
 
 def require_ok(status: int, content: Any) -> Any:
-    """Return what a good reply holds; ServeError with the server's sentence otherwise."""
-    if status == 200:
+    """Return what a good reply holds; otherwise raise the server's sentence."""
+    if status == _OK:
         return content
-    said = content.get("error") if isinstance(content, dict) else None
+    said = _said(content)
+    if status == _NOT_FOUND and said:
+        raise ModelNotFound(f"The server refused: {said}.", hint="`moerun list` shows the models")
     raise ServeError(f"The server refused: {said or f'status {status}'}.")
+
+
+def _said(content: Any) -> str:
+    said = content.get("error") if isinstance(content, dict) else None
+    return said.rstrip(".") if isinstance(said, str) else ""
+
+
+def _content(body: Mapping[str, Any] | None) -> bytes | None:
+    return None if body is None else json.dumps(body).encode()

@@ -132,6 +132,8 @@ def refusal_reply(refusal: Refusal, shape: ErrorShape) -> Reply:
     headers: tuple[tuple[str, str], ...] = ()
     if refusal.retry_after_s is not None:
         headers = (("retry-after", str(refusal.retry_after_s)),)
+    elif refusal.status == TOO_SLOW:
+        headers = (("connection", "close"),)
     elif refusal.status >= 500:
         # openai-python tries twice more on any 5xx; what fails for a reason fails again
         headers = (("x-should-retry", "false"),)

@@ -16,11 +16,12 @@ from moerun.server.backend import Backend
 from moerun.server.creating import read_wish
 from moerun.server.endpoints import Call, Reply, StreamReply
 from moerun.server.progress import Line, Teller, told_lines
-from moerun.server.refusals import NOT_FOUND, NOT_IMPLEMENTED, Refused
+from moerun.server.refusals import FORBIDDEN, NOT_FOUND, NOT_IMPLEMENTED, Refused
 from moerun.server.shelf import checked_name
 from moerun.store.creation import create_from
 from moerun.store.own_store import OwnStore, own_reference
 from moerun.store.pull import PullWatcher, pull
+from moerun.store.references import OLLAMA_HOST, OllamaReference
 from moerun.store.remote_file import RemoteFile
 from moerun.store.remote_names import remote_reference
 from moerun.store.uploads import Uploads
@@ -36,6 +37,21 @@ Fetch = Callable[[str, PullWatcher], object]
 def fetch_by_name(name: str, watcher: PullWatcher) -> object:
     """Download what a name means."""
     return pull(remote_reference(name), watcher)
+
+
+def fetch_from_public_hosts(name: str, watcher: PullWatcher) -> object:
+    """Download what a name means, from Hugging Face or ollama's registry alone.
+
+    Whoever reaches a server from elsewhere must not have it ask hosts of its own network.
+    """
+    reference = remote_reference(name)
+    if isinstance(reference, OllamaReference) and reference.host != OLLAMA_HOST:
+        raise Refused(
+            f"a server that other machines can reach pulls from {OLLAMA_HOST} and Hugging Face "
+            f"alone, not from {reference.host}; run `moerun pull` on its own machine",
+            status=FORBIDDEN,
+        )
+    return pull(reference, watcher)
 
 
 class ManagementApi:

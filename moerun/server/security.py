@@ -67,25 +67,32 @@ class Guard:
             return
         headers = {name.lower(): value for name, value in scope["headers"]}
         origin = headers.get(b"origin", b"").decode("latin-1")
-        refusal = self._refusal(scope, headers, origin)
+        shape = OPENAI_SHAPE if scope["path"].startswith("/v1") else OLLAMA_SHAPE
+        refusal = self._refusal_of_place(scope, headers, origin)
         if refusal is not None:
-            shape = OPENAI_SHAPE if scope["path"].startswith("/v1") else OLLAMA_SHAPE
             await send_reply(refusal_reply(refusal, shape), send)
             return
         allowed = _cors(origin) if origin else []
-        if scope["method"] == "OPTIONS" and origin:
-            await send({"type": "http.response.start", "status": 204, "headers": allowed})
-            await send({"type": "http.response.body", "body": b""})
-            return
 
         async def send_allowed(message: Message) -> None:
             if message["type"] == "http.response.start" and allowed:
                 message = {**message, "headers": [*message["headers"], *allowed]}
             await send(message)
 
-        await self._app(scope, receive, send_allowed)
+        if scope["method"] == "OPTIONS" and origin:
+            await send_allowed({"type": "http.response.start", "status": 204, "headers": []})
+            await send_allowed({"type": "http.response.body", "body": b""})
+        elif not self._has_token(scope, headers):
+            said = "the bearer token is missing or wrong"
+            refusal = Refusal(status=UNAUTHORIZED, message=said)
+            await send_reply(refusal_reply(refusal, shape), send_allowed)
+        else:
+            await self._app(scope, receive, send_allowed)
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes], origin: str) -> Refusal | None:
+    def _refusal_of_place(
+        self, scope: Scope, headers: dict[bytes, bytes], origin: str
+    ) -> Refusal | None:
+        """Return why nobody may ask from there; a page that is refused may not even read that."""
         size_bytes = sum(len(name) + len(value) for name, value in scope["headers"])
         if size_bytes > _MOST_HEADER_BYTES:
             said = f"the headers take {size_bytes:,} bytes; at most {_MOST_HEADER_BYTES:,}"
@@ -97,8 +104,6 @@ class Guard:
         if origin and not is_allowed_origin(origin, self._access.origins, host=host):
             said = f"the origin '{origin[:80]}' may not ask; MOERUN_ORIGINS lets others in"
             return Refusal(status=FORBIDDEN, message=said)
-        if scope["method"] != "OPTIONS" and not self._has_token(scope, headers):
-            return Refusal(status=UNAUTHORIZED, message="the bearer token is missing or wrong")
         return None
 
     def _is_own_host(self, host: str) -> bool:

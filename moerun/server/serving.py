@@ -28,6 +28,7 @@ from moerun.server.listening import (
     write_server_record,
 )
 from moerun.server.local_loader import LoaderSettings, LocalLoader
+from moerun.server.management import ManagementApi, fetch_by_name, fetch_from_public_hosts
 from moerun.server.scheduler import SchedulePolicy, Scheduler
 from moerun.server.security import Access, Guard
 from moerun.server.shelf import LocalShelf
@@ -83,7 +84,8 @@ def assemble(
     )
     loader.prepare()
     backend = Backend(shelf=LocalShelf(), scheduler=Scheduler(loader, settings.policy))
-    return Guard(make_app(backend), settings.access)
+    fetch = fetch_by_name if settings.access.is_loopback else fetch_from_public_hosts
+    return Guard(make_app(backend, ManagementApi(backend, fetch=fetch)), settings.access)
 
 
 def serve_forever(placement: LoadedSettings, *, tell: Callable[[str], None]) -> None:
@@ -127,7 +129,7 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server that is not started yet."""
     config = uvicorn.Config(
         app,
-        log_level=logging.WARNING,
+        log_level=logging.ERROR,  # who sends what is no HTTP is told so, and fills no log
         access_log=False,  # paths name models; what people do is nobody's log
         server_header=False,
         timeout_keep_alive=_KEPT_OPEN_S,

@@ -19,6 +19,7 @@ from moerun.server.listening import (
     url_of,
     write_server_record,
 )
+from moerun.server.management import fetch_from_public_hosts
 from moerun.server.refusals import Refused
 from moerun.server.security import Access, is_allowed_origin
 from moerun.server.serving import read_server_settings
@@ -107,11 +108,31 @@ def test_a_token_is_asked_for_in_each_apis_shape():
         assert status_of(server, {}, "/") == 200
         refused = httpx.get(f"{server.url}/v1/models").json()["error"]
         assert refused["type"] == "authentication_error"
+        for method, path in (
+            ("HEAD", f"/api/blobs/sha256:{'0' * 64}"),
+            ("POST", f"/api/blobs/sha256:{'0' * 64}"),
+            ("DELETE", "/api/delete"),
+            ("GET", "/api/moerun/status"),
+            ("GET", "//"),
+        ):
+            assert httpx.request(method, server.url + path).status_code == 401
+        page = {"Origin": "http://localhost:3000"}
+        reply = httpx.get(f"{server.url}/api/tags", headers=page)
+        assert reply.headers["access-control-allow-origin"] == page["Origin"]
 
 
 def test_a_token_is_never_shown():
     assert SECRET not in repr(Access(api_key=SECRET))
     assert SECRET not in repr(read_server_settings({"MOERUN_API_KEY": SECRET}))
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1:1/a/b", "ollama://10.0.0.1/a/b:c", "evil.test/a/b"])
+def test_a_server_that_others_reach_asks_no_host_of_their_choice(name):
+    with (
+        serving(fetch=fetch_from_public_hosts) as server,
+        httpx.stream("POST", f"{server.url}/api/pull", json={"model": name}) as reply,
+    ):
+        assert "pulls from registry.ollama.ai and Hugging Face alone" in reply.read().decode()
 
 
 def test_headers_are_bounded(server):
