@@ -20,17 +20,19 @@ import numpy as np
 import psutil
 
 from moerun.engine import abi
-from moerun.engine.arguments import EngineArgs
+from moerun.engine.arguments import EngineArgs, LayerSlots, Override
 from moerun.engine.decode import Decoder, Piece
 from moerun.engine.devices import device_pointers
 from moerun.engine.interface import AnswerPart, GenerationRequest, GenerationResult, Sampling
 from moerun.engine.llama import LlamaEngine, LlamaSession
 from moerun.engine.rpc_worker import loopback_worker
 from moerun.engine.slot_memory import Device, SlotBuffers, Uploads, put_state, state_of
-from moerun.errors import EngineOutOfMemory, MoerunError
+from moerun.errors import EngineOutOfMemory, MoerunError, SlotsRefused
+from moerun.machine.description import HOST
 from tests.engine.builders import device_references
+from tests.engine.placements import EXPERTS
 from tests.engine.slot_suppliers import InSlots, slots_everywhere
-from tests.engine.slots_child import SLOTS, arguments_for
+from tests.engine.slots_child import SLOTS, arguments_for, logits
 from tests.engine.suppliers import host_layout
 from tests.tiny_models import Shape, write_tiny_model
 
@@ -205,6 +207,50 @@ def apart(args: EngineArgs) -> dict[str, Any]:
     return said
 
 
+def mixed(args: EngineArgs) -> dict[str, Any]:
+    """Two devices with slots of their own layers, one layer whole on the second, one without."""
+    path = Path(args.model_path)
+    with loopback_worker(threads=1) as other:
+        workers = (*args.workers, other)
+        devices = device_references(workers)
+        args = replace(
+            args,
+            devices=devices,
+            workers=workers,
+            tensor_split=(1.0, 1.0),
+            overrides=(Override(pattern=r"blk\.[013]" + EXPERTS, device=HOST),),
+        )
+        plain = ENGINE.load(args)
+        expected = logits(plain).tobytes()
+        plain.close()
+        layout = host_layout(path, on_device=lambda name: name.startswith("blk.2."))
+        supplier = InSlots(layout)
+        wished = (
+            LayerSlots(layer=0, device=devices[0].id, slots=5),
+            LayerSlots(layer=3, device=devices[1].id, slots=6),
+        )
+        away = (LayerSlots(layer=0, device=devices[1].id, slots=5),)
+        try:
+            ENGINE.load(replace(args, expert_slots=away), supplier=supplier, slots=supplier)
+            refusal = "none"
+        except SlotsRefused as error:
+            refusal = error.message
+        session = ENGINE.load(replace(args, expert_slots=wished), supplier=supplier, slots=supplier)
+        found = logits(session).tobytes()
+        taken = session.loaded.slots
+        assert taken is not None
+        sizes = [taken.device_bytes[device.id] for device in devices]
+        counts = dict(taken.counts)
+        session.close()
+    return {
+        "refusal": refusal,
+        "same": found == expected,
+        "counts": counts,
+        "sizes": sizes,
+        "slot_bytes": layout.slot_bytes,
+    }
+
+
 def staged(args: EngineArgs) -> dict[str, Any]:
     """Write through pinned memory (the processor's stands in for it) that is soon full."""
     opened = abi.open_engine()
@@ -268,7 +314,7 @@ def _a_tensor(session: LlamaSession) -> int:
 
 
 CASES: dict[str, Callable[[EngineArgs], dict[str, Any]]] = {
-    case.__name__: case for case in (reloads, shared, failing, full, apart, staged)
+    case.__name__: case for case in (reloads, shared, failing, full, apart, mixed, staged)
 }
 
 

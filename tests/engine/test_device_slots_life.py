@@ -71,6 +71,22 @@ def test_layers_on_the_host_may_have_slots_on_a_device(result_of: Callable):
     assert result["misses"] > 4 * 5
 
 
+def test_layers_have_slots_on_their_own_devices_beside_whole_ones(result_of: Callable):
+    result = result_of("mixed")
+
+    assert result["same"]
+    assert result["counts"] == {"0": 5, "3": 6}
+    for size, layer, slots in zip(result["sizes"], ("0", "3"), (5, 6), strict=True):
+        assert size == pytest.approx(slots * result["slot_bytes"][layer], rel=0.01)
+
+
+def test_slots_on_another_device_than_their_router_are_refused_by_name(result_of: Callable):
+    refusal = result_of("mixed")["refusal"]
+
+    assert refusal.startswith("experts of qwen3moe cannot be read from slots on gpu:RPC")
+    assert refusal.endswith("layer 0: its router and its slots are on different devices")
+
+
 def test_slots_that_cannot_be_are_refused(result_of: Callable):
     result = result_of("apart")
 
