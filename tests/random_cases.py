@@ -225,6 +225,7 @@ def _a_strategy(draw: Random, model: Model, machine: Machine) -> Strategy:
             streaming=draw.choice(tuple(StreamingMode)),
             allocation_policy=draw.choice(tuple(AllocationPolicy)),
             preload_experts=draw.choice((None, 0, 4)),
+            expert_slots=draw.choice((None, None, 0, 7)),
         )
     if draw.random() < 0.05:
         strategy = replace(strategy, load_mode=LoadMode.STREAM)

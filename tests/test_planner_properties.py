@@ -123,12 +123,18 @@ def test_overrides_are_few_and_each_matches_a_tensor(seeds):
 
 
 def off_gpus_bytes(plan: Plan) -> int:
-    """Weights, KV cache and state that are not in VRAM; copies of what VRAM holds do not count."""
+    """Weights, KV cache and state that are not in VRAM; copies of what VRAM holds do not count.
+
+    Of experts with slots there, those without count; tests/test_slot_plans.py has their hits.
+    """
     kinds = (*WEIGHTS, ChargeKind.KV_CACHE, ChargeKind.RECURRENT_STATE)
-    return sum(
+    off = sum(
         charge.size_bytes
         for charge in plan.ledger.charges
         if charge.device in (HOST, SSD) and charge.kind in kinds
+    )
+    return off - sum(
+        layer.slots * layer.slot_bytes for layer in (plan.slots.layers if plan.slots else ())
     )
 
 
@@ -248,6 +254,9 @@ def applied(remedy: Remedy, strategy: Strategy) -> Strategy:
             return replace(strategy, hierarchy=tuple(Tier(tier) for tier in value.split(",")))
         case "--streaming":
             return replace(strategy, streaming=StreamingMode(value))
+        case "--expert-slots":
+            assert value == "auto"
+            return replace(strategy, expert_slots=None)
         case "--load-mode":
             return replace(strategy, load_mode=LoadMode(value))
         case "--ram":
