@@ -11,11 +11,14 @@ from moerun.experts.routes import TraceHeader
 from moerun.experts.trace import read_trace, start_trace
 from moerun.experts.tuner import Setup
 from moerun.experts.tuning import Learned, TuningKey, read_tuning, tuning_path, write_tuning
+from moerun.machine.description import DeviceId
 from moerun.model.description import ModelFile
+from moerun.planning.plan import SlotLayer, SlotPlan
 from moerun.planning.strategy import StreamingMode
 from tests.streaming_fakes import Workshop, a_layout, a_routing, an_order
 
 AUTO, CACHE, PAGING = StreamingMode.AUTO, StreamingMode.CACHE, StreamingMode.PAGING
+SLOTS = StreamingMode.SLOTS
 
 
 @pytest.fixture
@@ -268,3 +271,80 @@ def test_what_cannot_be_remembered_is_told_in_the_log(order, tmp_path, caplog):
     decode(streamer, (1, 2), (5, 2))
     streamer.close()
     assert str(tmp_path / "state") in caplog.text
+
+
+def some_slots(*, is_trial=False, least_gain_fraction=0.0) -> SlotPlan:
+    layers = tuple(
+        SlotLayer(layer=n, device=DeviceId("gpu:a"), slots=6, slot_bytes=10, size_bytes=60)
+        for n in (0, 1)
+    )
+    return SlotPlan(
+        layers=layers,
+        expected_hit_fraction=0.8,
+        held_fraction=0.75,
+        is_trial=is_trial,
+        least_gain_fraction=least_gain_fraction,
+    )
+
+
+def with_slots(order, *, mode=StreamingMode.OFF, **plan):
+    return replace(
+        order, mode=mode, slots=some_slots(**plan), slotted=order.layout.tensors, preload_experts=0
+    )
+
+
+@pytest.mark.parametrize("mode", [StreamingMode.OFF, PAGING, AUTO])
+def test_slots_that_were_asked_for_run_from_the_start(order, mode):
+    streamer = Opening().open(with_slots(order, mode=mode))
+    assert streamer.tuner.setup.mechanism is SLOTS
+    assert streamer.tuner.is_done
+    assert streamer.sample().because == "slots was asked for"
+    streamer.close()
+
+
+def test_slots_on_trial_begin_without_them_and_must_gain_what_whole_layers_would(order, tmp_path):
+    wanted = with_slots(order, is_trial=True, least_gain_fraction=0.2)
+    opening = Opening()
+    opening.workshop.stalls = {StreamingMode.OFF: 0.010, SLOTS: 0.009}  # a tenth faster
+    streamer = opening.open(wanted)
+    assert streamer.tuner.setup.mechanism is StreamingMode.OFF
+    assert "begins with all experts on the host" in streamer.sample().because
+    run_on(streamer)
+    assert "less than 20% changes nothing" in streamer.sample().because
+    assert streamer.tuner.setup.mechanism is StreamingMode.OFF
+    streamer.close()
+
+    opening = Opening()
+    opening.workshop.stalls = {StreamingMode.OFF: 0.010, SLOTS: 0.002}
+    again = opening.open(replace(wanted, state_folder=str(tmp_path / "other")))
+    run_on(again)
+    assert again.tuner.setup.mechanism is SLOTS
+    again.close()
+    later = Opening().open(replace(wanted, state_folder=str(tmp_path / "other")))
+    assert later.tuner.setup.mechanism is SLOTS
+    assert later.tuner.is_done
+    later.close()
+
+
+def test_what_was_found_without_slots_says_nothing_of_slots(order, tmp_path):
+    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    streamer = Opening().open(with_slots(order, mode=AUTO, is_trial=True))
+    assert not streamer.tuner.is_done
+    streamer.close()
+
+
+def test_a_winner_that_the_order_cannot_run_is_passed_over(order, tmp_path):
+    wanted = with_slots(order, is_trial=True)
+    key = replace(key_of(order), slots=12)
+    write_tuning(tmp_path / "state", key, a_winner(order, mechanism=CACHE))
+    streamer = Opening().open(wanted)
+    assert streamer.tuner.setup.mechanism is StreamingMode.OFF
+    assert not streamer.tuner.is_done
+    streamer.close()
+
+
+def run_on(streamer):
+    """Decode tokens that need two experts of eight in turn, so that each waits."""
+    for token in range(120):
+        first = ((2 * token) % 8, (2 * token + 1) % 8)
+        decode(streamer, first, first)

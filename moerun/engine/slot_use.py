@@ -21,6 +21,7 @@ class SlotUse:
         self._supplier = supplier
         self._slots: DeviceSlots | None = None
         self._last_tokens: int | None = None
+        self._is_reserved_slotted = False
 
     @property
     def is_on(self) -> bool:
@@ -40,8 +41,10 @@ class SlotUse:
     def begin(self, tokens: int, *, is_dry: bool) -> bool:
         """Turn slots on or off for a batch; True where its graph must not be that of the last one.
 
-        Graphs are used again for as many tokens as before alone. Of one that computes nothing the
-        supplier is not told.
+        Graphs are used again for as many tokens as before alone. To have one built anew makes the
+        engine reserve its compute buffers again, for tensors as they are then; what it reserved
+        while slots were on may be too small for prompts, so it does so once more when they are off.
+        Of an evaluation that computes nothing the supplier is not told.
         """
         if self._slots is None:
             return False
@@ -51,7 +54,10 @@ class SlotUse:
         self._last_tokens = tokens
         if not is_dry:
             self._supplier.begin(tokens, uses_slots=uses)
-        return is_changed and is_alike
+        must_be_new = (is_changed and is_alike) or (self._is_reserved_slotted and not uses)
+        if must_be_new:
+            self._is_reserved_slotted = uses
+        return must_be_new
 
     def is_used(self, layer: int) -> bool:
         """Whether the present evaluation reads the experts of a layer from slots."""

@@ -198,7 +198,7 @@ def _tuner(order: StreamingOrder, learned: Learned | None) -> Tuner:
     if is_forced or not _is_open(order):
         mechanism = StreamingMode.SLOTS if is_forced else order.mode
         reason = f"{mechanism.value} was asked for"
-    elif learned is not None:
+    elif learned is not None and _is_possible(order, learned.mechanism):
         mechanism, reason = learned.mechanism, f"an earlier run here found: {learned.because}"
     else:
         mechanism = mechanism_below(order)
@@ -232,6 +232,13 @@ def _is_open(order: StreamingOrder) -> bool:
     if order.slots is not None:
         return order.slots.is_trial
     return order.mode is StreamingMode.AUTO
+
+
+def _is_possible(order: StreamingOrder, mechanism: StreamingMode) -> bool:
+    """Whether an order can run by a mechanism that an earlier one found to be the best."""
+    if mechanism is StreamingMode.SLOTS:
+        return order.slots is not None
+    return (mechanism is StreamingMode.OFF) == (order.mode is StreamingMode.OFF)
 
 
 def _rules(order: StreamingOrder) -> TrialRules:
