@@ -154,8 +154,8 @@ def notes_of(worker: Worker) -> tuple[str, ...]:
     where = f"the worker at {worker.address.endpoint}"
     if worker.offer is None:
         return (
-            f"{where} has no side channel of moerun: that it freezes would not be noticed, and "
-            "its engine's version is not known; start it with `moerun worker`",
+            f"{where} has no side channel of moerun: that it freezes is noticed after minutes "
+            "only, and its engine's version is not known; start it with `moerun worker`",
         )
     limit_bytes = worker.address.limit_bytes or 0
     return tuple(

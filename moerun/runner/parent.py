@@ -37,6 +37,7 @@ from moerun.planning.plan import Measurements
 from moerun.runner import endings, logs, model_files, protocol
 from moerun.runner.protocol import Event, Request
 from moerun.runner.statistics import MemorySample
+from moerun.worker.connections import PATIENCE_S, SILENT
 from moerun.worker.watch import Loss, WorkerWatch
 
 Answer = TypeVar("Answer", bound=Event)
@@ -45,6 +46,9 @@ _START_TIMEOUT_S: Final = 120.0  # Python on a cold, slow disk; loading has no l
 _SAMPLE_TIMEOUT_S: Final = 60.0
 _END_TIMEOUT_S: Final = 10.0
 _NOTICE_S: Final = 3.0  # until the watch of workers knows, too, what ended the runner
+# How the engine ends when a worker's connection breaks: ggml-rpc.cpp:35 @ 0.3.36, checked by
+# tests/engine/test_workers_lost.py
+_BROKEN_CONNECTION: Final = "Remote RPC server crashed or returned malformed response"
 _POLL_S: Final = 0.5  # Windows lets Ctrl-C through only between waits
 
 
@@ -59,8 +63,18 @@ class _CancelWish:
 class Runner:
     """One child process with one engine. A context manager; the exit ends the process."""
 
-    def __init__(self, *, log_folder: Path, engine: str | None = None) -> None:
-        """Prepare; `engine` names another one than llama.cpp (`module:Class`), for tests."""
+    def __init__(
+        self,
+        *,
+        log_folder: Path,
+        engine: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """Prepare; `engine` names another one than llama.cpp (`module:Class`), for tests.
+
+        `patience_s` is how long a worker without a side channel may send nothing.
+        """
+        self._patience_s = patience_s
         self._log_folder = log_folder
         self._engine = engine
         self._numbers = itertools.count(1)
@@ -305,6 +319,8 @@ class Runner:
         command = [sys.executable, "-P", "-m", "moerun.runner.process"]
         if self._engine is not None:
             command += ["--engine", self._engine]
+        if self._patience_s != PATIENCE_S:
+            command.append(f"--patience={self._patience_s}")
         # The kernel's signal follows the thread that starts the child, not the whole parent.
         if threading.current_thread() is threading.main_thread():
             command += ["--parent", str(os.getpid())]
@@ -417,7 +433,11 @@ class Runner:
 
     def _crash(self, doing: str) -> EngineCrashed:
         """Return how the runner ended; one that only lost its voice is ended first."""
-        loss = self._watch.loss(within_s=_NOTICE_S) if self._watch is not None else None
+        loss = None
+        if self._watch is not None:
+            tail = self.log_tail()
+            is_broken = _BROKEN_CONNECTION in tail or SILENT in tail
+            loss = self._watch.loss(within_s=_NOTICE_S, is_broken=is_broken)
         if loss is not None:
             return WorkerLost(
                 f"The worker at {loss.address} was lost while the runner {doing}: {loss.why}.",

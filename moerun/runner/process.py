@@ -43,6 +43,7 @@ from moerun.runner import protocol
 from moerun.runner.logs import bound_stderr
 from moerun.runner.protocol import Event, Request
 from moerun.runner.statistics import sample_process
+from moerun.worker.connections import PATIENCE_S, SILENT, ConnectionWatch
 
 if TYPE_CHECKING:
     from moerun.experts.streamer import Streamer
@@ -80,8 +81,11 @@ class _Suppliers:
 class RunnerProcess:
     """One engine with at most one model, and the loop that serves its parent."""
 
-    def __init__(self, engine: Engine, channel: Channel) -> None:
+    def __init__(self, engine: Engine, channel: Channel, *, patience_s: float = PATIENCE_S) -> None:
         self._engine = engine
+        self._patience_s = patience_s
+        self._connections: ConnectionWatch | None = None
+        self._is_at_work = False
         self._channel = channel
         self._session: EngineSession | None = None
         self._shared: SharedSession | None = None
@@ -155,7 +159,9 @@ class RunnerProcess:
     def _take_in(self, waiting: "deque[tuple[int, Request]]") -> None:
         """Take the requests that have come; wait for one when there is nothing else to do."""
         if self._shared is None or not self._shared.is_busy:
+            self._is_at_work = False
             waiting.append(self._requests.get())
+            self._is_at_work = True
         with contextlib.suppress(queue.Empty):
             while True:
                 waiting.append(self._requests.get_nowait())
@@ -194,6 +200,7 @@ class RunnerProcess:
                     )
                 return protocol.Ready(protocol=protocol.PROTOCOL, pid=os.getpid())
             case protocol.Measure():
+                self._watch_connections(request.args.workers)
                 return protocol.Measured(measurements=self._engine.measure(request.args))
             case protocol.Load():
                 return self._load(number, request)
@@ -211,8 +218,21 @@ class RunnerProcess:
             case _:
                 assert_never(request)
 
+    def _watch_connections(self, workers: tuple[str, ...]) -> None:
+        """Watch the engine's connections to these workers, and no others."""
+        if self._connections is not None:
+            self._connections.stop()
+        self._connections = ConnectionWatch(
+            workers,
+            is_at_work=lambda: self._is_at_work,
+            on_silence=_end_for_silence,
+            patience_s=self._patience_s,
+        )
+        self._connections.start()
+
     def _load(self, number: int, request: protocol.Load) -> Event:
         self._free()
+        self._watch_connections(request.args.workers)
 
         def tell(done_fraction: float) -> None:
             self._channel.send(number, protocol.Progress(done_fraction=done_fraction))
@@ -309,6 +329,13 @@ class _Answer:
         return self._number in self._cancelled
 
 
+def _end_for_silence(endpoint: str, waited_s: float) -> None:
+    """End: nothing else ends the native call that waits. The parent finds out who was silent."""
+    sys.stderr.write(f"The worker at {endpoint} {SILENT} {waited_s:.0f} s.\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _failure(error: Exception) -> protocol.Failed:
     """Return an exception as an event: a sentence, the end of memory, or a bug."""
     if isinstance(error, MoerunError):
@@ -330,7 +357,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _die_with(options.parent)
     channel = Channel(events)
     try:
-        runner = RunnerProcess(_make_engine(options.engine), channel)
+        engine = _make_engine(options.engine)
+        runner = RunnerProcess(engine, channel, patience_s=options.patience)
     except MoerunError as error:
         channel.send(None, protocol.failure_of(error))
         sys.exit(error.exit_code)
@@ -362,6 +390,7 @@ def _read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m moerun.runner.process")
     parser.add_argument("--engine", default=DEFAULT_ENGINE, metavar="MODULE:CLASS")
     parser.add_argument("--parent", type=int, metavar="PID", help="end when this process does")
+    parser.add_argument("--patience", type=float, default=PATIENCE_S, metavar="SECONDS")
     return parser.parse_args(arguments)
 
 

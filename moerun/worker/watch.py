@@ -3,7 +3,8 @@
 Neither the engine's protocol nor its client knows a time-out: a worker that freezes, or whose
 packets are dropped, would hold a native call for ever. So each worker is asked for a sign of life
 every second over its side channel; one that gives none for some seconds, or comes back as another
-instance, is lost, and whoever watches ends the process that waits for it.
+instance, is lost, and whoever watches ends the process that waits for it. A worker without that
+channel is watched by way of its connection instead (`connections.py`), and asked afterwards.
 
 Knows: how often is asked, and when a worker counts as lost.
 Does not know: what is done then.
@@ -14,12 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from moerun.engine.workers import greet_worker
+from moerun.errors import EngineRefused
 from moerun.machine.workers import WorkerAddress, parse_worker
 from moerun.worker.side_client import NoSideChannel, ask_beat, open_side_channel
 from moerun.worker.side_lines import SideChannelError, SideConnection
 
 BEAT_S: Final = 1.0
 SILENCE_S: Final = 5.0
+_GREETING_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,7 @@ class WorkerWatch:
         self._lock = threading.Lock()
         self._sides: list[SideConnection] = []
         self._loss: Loss | None = None
+        self._plain: list[WorkerAddress] = []
         self._threads = [
             threading.Thread(target=self._watch, args=(parse_worker(address),), daemon=True)
             for address in addresses
@@ -66,16 +71,31 @@ class WorkerWatch:
             for side in self._sides:
                 side.interrupt()
 
-    def loss(self, *, within_s: float = 0.0) -> Loss | None:
-        """Return which worker was lost; wait for the watch to notice when it has not yet."""
-        self._decided.wait(within_s)
-        return self._loss
+    def loss(self, *, within_s: float = 0.0, is_broken: bool = False) -> Loss | None:
+        """Return which worker was lost; wait for the watch to notice when it has not yet.
+
+        `is_broken` says that whoever used them ended for a connection that broke or was silent.
+        Workers without a side channel are then asked; one was lost even if all answer again.
+        """
+        if len(self._plain) < len(self._threads):
+            self._decided.wait(within_s)
+        if self._loss is not None or not is_broken:
+            return self._loss
+        for address in self._plain:
+            try:
+                greet_worker(address.endpoint, timeout_s=_GREETING_S)
+            except EngineRefused:
+                return Loss(address=address.endpoint, why="it does not answer any more")
+        if self._plain:
+            names = " or ".join(address.endpoint for address in self._plain)
+            return Loss(address=names, why="its connection broke")
+        return None
 
     def _watch(self, address: WorkerAddress) -> None:
         try:
             self._ask_again_and_again(address)
         except NoSideChannel:
-            return  # told when it was surveyed: nobody can ask such a worker while it is busy
+            self._plain.append(address)  # nobody can ask such a worker while it is busy
         except SideChannelError as error:
             self._tell(Loss(address=address.endpoint, why=str(error)))
 

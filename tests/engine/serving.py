@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moerun.engine.children import child_environment, module_command
+from moerun.engine.workers import greet_worker
 from moerun.errors import EngineError
 from moerun.machine.workers import WorkerAddress
 from moerun.worker.supervisor import WorkerProcess, WorkerWishes
@@ -128,6 +129,35 @@ def worker_in(network: Network) -> Iterator[RunningWorker]:
                 time.sleep(0.05)
         else:
             raise AssertionError("the worker in its network does not answer")
+        yield RunningWorker(address=address, pid=child.pid)
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@contextlib.contextmanager
+def plain_worker(network: Network | None = None) -> Iterator[RunningWorker]:
+    """Start the engine's own server, without a side channel, here or in a network of its own."""
+    host = "127.0.0.1" if network is None else NETWORK_WORKER
+    address = WorkerAddress(host=host, port=free_port_pair())
+    command = module_command(
+        "moerun.engine.rpc_worker", address.endpoint, "--threads=1", "--until-stdin-closes"
+    )
+    child = subprocess.Popen(
+        command if network is None else network.command(*command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=child_environment(),
+    )
+    try:
+        for _ in range(600):
+            with contextlib.suppress(EngineError):
+                greet_worker(address.endpoint)
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("the server does not answer")
         yield RunningWorker(address=address, pid=child.pid)
     finally:
         child.kill()

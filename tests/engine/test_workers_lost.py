@@ -24,9 +24,17 @@ from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
 from moerun.errors import WorkerLost
 from moerun.machine.description import DeviceId
 from moerun.runner.parent import Runner
+from moerun.worker.connections import PATIENCE_S
 from tests.engine.placements import on_the_host
 from tests.engine.plain import Settings
-from tests.engine.serving import Network, RunningWorker, has_networks, running_worker, worker_in
+from tests.engine.serving import (
+    Network,
+    RunningWorker,
+    has_networks,
+    plain_worker,
+    running_worker,
+    worker_in,
+)
 
 pytestmark = [
     pytest.mark.engine,
@@ -75,7 +83,12 @@ def arguments(model: Path, worker: RunningWorker | None) -> EngineArgs:
 
 
 def lose(
-    model: Path, worker: RunningWorker, folder: Path, harm: Callable[[], None]
+    model: Path,
+    worker: RunningWorker,
+    folder: Path,
+    harm: Callable[[], None],
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> tuple[WorkerLost, str, float]:
     """Answer on a worker, do it harm in mid-answer; return error, text, and seconds since."""
     pieces: list[str] = []
@@ -92,7 +105,7 @@ def lose(
         harm()
         harmed_s.append(time.monotonic())
 
-    with Runner(log_folder=folder) as runner:
+    with Runner(log_folder=folder, patience_s=patience_s) as runner:
         runner.load(arguments(model, worker))
         thread = threading.Thread(target=do_harm)
         thread.start()
@@ -145,6 +158,47 @@ def test_a_worker_that_freezes(model: Path, tmp_path: Path, reference: str):
 
 def test_a_worker_that_is_cut_off(model: Path, tmp_path: Path, reference: str, network: Network):
     cut_off(model, tmp_path, reference, network)
+
+
+# The engine's own server has no side channel: its connection is watched from within.
+
+
+def test_a_plain_server_that_is_killed(model: Path, tmp_path: Path, reference: str):
+    with plain_worker() as worker:
+        lost = lose(model, worker, tmp_path, lambda: os.kill(worker.pid, signal.SIGKILL))
+        check(lost, worker, reference)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system tells since when it is silent")
+def test_a_plain_server_that_freezes(model: Path, tmp_path: Path, reference: str):
+    with plain_worker() as worker:
+        freeze = lambda: os.kill(worker.pid, signal.SIGSTOP)  # noqa: E731
+        check(lose(model, worker, tmp_path, freeze, patience_s=3), worker, reference)
+
+
+def test_a_plain_server_that_is_cut_off(
+    model: Path, tmp_path: Path, reference: str, network: Network
+):
+    with plain_worker(network) as worker, contextlib.ExitStack() as mending:
+
+        def cut() -> None:
+            network.drop_packets()
+            mending.callback(network.mend)
+
+        check(lose(model, worker, tmp_path, cut), worker, reference)
+
+
+def test_a_plain_server_that_nobody_waits_for_may_be_silent(model: Path, tmp_path: Path):
+    """Between two answers nothing is sent for longer than the patience."""
+    with plain_worker() as worker, Runner(log_folder=tmp_path, patience_s=1) as runner:
+        runner.load(arguments(model, worker))
+        few = replace(REQUEST, maximum_tokens=5)
+        first: list[str] = []
+        second: list[str] = []
+        runner.generate(few, on_text=first.append)
+        time.sleep(3)
+        runner.generate(few, on_text=second.append)
+        assert first == second != []
 
 
 def test_the_next_answer_is_made_without_the_worker(model: Path, monkeypatch, tmp_path: Path):
