@@ -1,8 +1,9 @@
-"""`moerun simulate`: what a cache of experts of any size would hit, from a recorded trace.
+"""`moerun simulate`: what a cache or slots of any size would hit, from a recorded trace.
 
 Ask the trace, the model and its disk; replay; tell.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -59,13 +60,58 @@ def simulate(
             "--compute-ms", metavar="N", min=0.0, help="What computing a token takes, in RAM."
         ),
     ] = None,
+    slots: Annotated[
+        str | None,
+        typer.Option(
+            "--slots",
+            metavar="N[,N]",
+            help="Slots in VRAM instead: experts of each layer, 32,64 or 25%,50%.",
+        ),
+    ] = None,
+    vram: Annotated[
+        str | None,
+        typer.Option(
+            "--vram", metavar="SIZE[,SIZE]", help="Slots in VRAM instead: as many as 4G,8G hold."
+        ),
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option("--link", metavar="RATE", help="With slots: what reaches the GPU: 25GB/s."),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="RATE", help="With slots: what the CPU reads of RAM."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="RATE", help="With slots: what the GPU reads of VRAM."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Replay recorded routing for sizes of RAM.
+    """Replay recorded routing for sizes of RAM, or slots in VRAM.
 
     The policies are the ones that stream experts while a model runs; `moerun trace` records the
     routing of your own prompts.
     """
+    _check_sides(
+        of_slots={"--link": link, "--memory": memory, "--device": device},
+        of_ram={"--ram": ram, "--disk": disk},
+        has_slots=slots is not None or vram is not None,
+    )
+    if slots is not None or vram is not None:
+        from moerun.cli.simulate_slots import simulate_slots
+
+        simulate_slots(
+            trace,
+            slots=slots,
+            vram=vram,
+            policies=policies_of(policy),
+            rates=(device, link, memory),
+            model=model,
+            compute_ms=compute_ms,
+            as_json=as_json,
+        )
+        return
     from moerun.experts.simulate import Question
     from moerun.experts.simulate import simulate as replay_all
     from moerun.experts.trace import read_trace
@@ -73,8 +119,8 @@ def simulate(
     from moerun.report.plain import printable
 
     question = Question(
-        ram_bytes=None if ram is None else _sizes(ram),
-        policies=_policies(policy),
+        ram_bytes=None if ram is None else sizes_of(ram, flag="--ram"),
+        policies=policies_of(policy),
         disk=None if disk is None else _stated_disk(disk),
         compute_s=None if compute_ms is None else compute_ms / 1e3,
     )
@@ -96,22 +142,62 @@ def simulate(
     print_lines(console, simulation_lines(done, page_of(console)))
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _check_sides(
+    *,
+    of_slots: Mapping[str, str | None],
+    of_ram: Mapping[str, str | None],
+    has_slots: bool,
+) -> None:
+    """Refuse an option that would say nothing: rates without slots, RAM and disk beside them."""
+    from moerun.errors import UsageError
+
+    for name, value in (of_ram if has_slots else of_slots).items():
+        if value is not None and has_slots:
+            raise UsageError(f"{name} is of a cache in RAM, and --slots or --vram asks for slots")
+        if value is not None:
+            raise UsageError(f"{name} is of slots in VRAM; ask for these with --slots or --vram")
+
+
+def sizes_of(text: str, *, flag: str) -> tuple[int, ...]:
+    """Return the sizes of a list; UsageError with the flag's name."""
     from moerun.errors import UsageError
     from moerun.units import parse_bytes
 
-    words = [word for word in text.split(",") if word.strip()]
-    if not 0 < len(words) <= _MOST_SIZES:
-        raise UsageError(
-            f"--ram: {len(words)} sizes are given; give 1 to {_MOST_SIZES}, such as 8G,16G,24G"
-        )
+    words = words_of(text, flag=flag, example="8G,16G,24G")
     try:
         return tuple(parse_bytes(word) for word in words)
     except ValueError as error:
-        raise UsageError(f"--ram: {error}") from None
+        raise UsageError(f"{flag}: {error}") from None
 
 
-def _policies(text: str | None) -> "tuple[SimulatedPolicy, ...]":
+def words_of(text: str, *, flag: str, example: str) -> list[str]:
+    """Return the entries of a list; UsageError where there are none, or too many."""
+    from moerun.errors import UsageError
+
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not 0 < len(words) <= _MOST_SIZES:
+        raise UsageError(
+            f"{flag}: {len(words)} sizes are given; give 1 to {_MOST_SIZES}, such as {example}"
+        )
+    return words
+
+
+def rate_of(text: str, *, flag: str) -> float:
+    """Return a rate in bytes per second; UsageError with the flag's name."""
+    from moerun.errors import UsageError
+    from moerun.units import parse_bytes
+
+    try:
+        rate = parse_bytes(text.strip().removesuffix("/s"))
+    except ValueError:
+        rate = 0
+    if rate < 1:
+        raise UsageError(f"{flag}: '{text}' is not a rate; write for example 1.5GB/s or 600MB/s")
+    return float(rate)
+
+
+def policies_of(text: str | None) -> "tuple[SimulatedPolicy, ...]":
+    """Return the policies that were named, each once; all of them where none was."""
     from moerun.errors import UsageError
     from moerun.experts.simulate import SimulatedPolicy
 
@@ -126,17 +212,10 @@ def _policies(text: str | None) -> "tuple[SimulatedPolicy, ...]":
 
 
 def _stated_disk(text: str) -> "Disk":
-    from moerun.errors import UsageError
     from moerun.experts.simulate import Disk
-    from moerun.units import parse_bytes
 
-    try:
-        rate = parse_bytes(text.strip().removesuffix("/s"))
-    except ValueError:
-        rate = 0
-    if rate < 1:
-        raise UsageError(f"--disk: '{text}' is not a rate; write for example 1.5GB/s or 600MB/s")
-    return Disk(read_bytes_per_s=float(rate), origin="as stated (--disk)")
+    rate = rate_of(text, flag="--disk")
+    return Disk(read_bytes_per_s=rate, origin="as stated (--disk)")
 
 
 def _with_model(question: "Question", name: str) -> "Question":

@@ -172,7 +172,7 @@ def simulate(trace: Trace, question: Question) -> Simulation:
     RAM is that of the whole process: the cache gets what the rest leaves.
     """
     slots = traced_slots(trace, question.slot_bytes)
-    counts = _expert_counts(trace, slots, question.expert_counts)
+    counts = expert_counts(trace, slots, question.expert_counts)
     expert_bytes = sum(size * counts[layer] for layer, size in slots.items())
     fixed = question.fixed or _fixed_by_header(trace)
     used = trace.header.experts_used
@@ -246,7 +246,7 @@ def fixed_memory(plan: Plan) -> FixedMemory:
     )
 
 
-def _expert_counts(
+def expert_counts(
     trace: Trace, slots: Mapping[int, int], counts: Mapping[int, int] | None
 ) -> Mapping[int, int]:
     """Return how many experts each layer has; a trace that does not say shows some of them."""
@@ -301,9 +301,9 @@ def replay(
     return Replay(
         policy=policy,
         cache_bytes=cache_bytes,
-        prefill=_sum(prefill),
-        decode=_sum(decode),
-        warm=_sum(decode[len(decode) // 2 :]),
+        prefill=sum_uses(prefill),
+        decode=sum_uses(decode),
+        warm=sum_uses(decode[len(decode) // 2 :]),
     )
 
 
@@ -391,7 +391,8 @@ def _replay_pass(
     )
 
 
-def _sum(parts: Sequence[Uses]) -> Uses:
+def sum_uses(parts: Sequence[Uses]) -> Uses:
+    """Return passes taken together."""
     return Uses(
         tokens=sum(part.tokens for part in parts),
         hits=sum(part.hits for part in parts),

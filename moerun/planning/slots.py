@@ -22,7 +22,7 @@ from moerun.errors import PinConflict
 from moerun.machine.description import Machine, is_gpu
 from moerun.model.description import Layer, Model, Tensor
 from moerun.planning.budgets import usable_gpus
-from moerun.planning.pins import Pinning
+from moerun.planning.pins import NO_PINS, Pinning
 from moerun.planning.strategy import Strategy, StreamingMode, Tier
 from moerun.units import format_gib
 
@@ -141,6 +141,12 @@ def slot_wish(model: Model, strategy: Strategy, pinning: Pinning) -> SlotWish:
         expert_count=model.expert_count,
         is_share=share is not None and share < (asked or most),
     )
+
+
+def slot_bytes_of(model: Model) -> dict[int, int]:
+    """Return what one slot takes in each layer that may have any, biases and scales included."""
+    layers = _layers(model, Strategy(), NO_PINS)
+    return {index: layer.slot_bytes for index, layer in enumerate(layers) if layer.slot_bytes}
 
 
 def _whose(asked: int | None) -> str:
