@@ -87,6 +87,7 @@ def change(machine: dict, path: str, value: object) -> dict:
         ("storage.read_bytes_per_s", float("inf"), "Infinity is no number"),
         ("storage.read_bytes_per_s", 0.0, "not above zero"),
         ("gpus.1.link_bytes_per_s", -1.0, "not above zero"),
+        ("gpus.1.link_latency_s", 0.0, "not above zero"),
         ("gpus.0.working_set_limit_bytes", -1, "not above zero"),
     ],
 )

@@ -255,6 +255,16 @@ def test_a_worker_ranks_above_ram_unless_it_was_measured_slower(rate, host_rate,
     assert plan.devices == ((worker.id,) if expected is Standing.REMOTE else ())
 
 
+@pytest.mark.parametrize(("theirs", "is_told"), [(None, False), (6, False), (4, True)])
+def test_a_worker_with_other_threads_is_told(theirs: int | None, is_told: bool):
+    machine = a_cluster(replace(a_worker(8 * GIB), compute_threads=theirs))
+    strategy = without_margins(Strategy(context_tokens=512, threads=6))
+    plan = plan_placement(a_heavy_model(), machine, strategy)
+    told = [caution.message for caution in plan.cautions if caution.code == "worker-threads"]
+    assert bool(told) is is_told
+    assert all("gpu0 computes with 4 threads and this machine with 6" in each for each in told)
+
+
 def test_the_way_to_a_worker_counts_in_its_rank():
     """Memory as fast as RAM, but four milliseconds away: twice in every token."""
     host = a_cluster(rate=60e9).host

@@ -94,6 +94,7 @@ class Gpu:
     address of a worker (`gpu:RPC0[127.0.0.1:50052]`), or ggml's name (`gpu:MTL0`).
     `engine_name` is what ggml calls it (`CUDA0`, `RPC0`), None when no engine was asked.
     `working_set_limit_bytes` is the driver's limit for devices that share host memory.
+    `compute_threads` are those of a worker whose device is a processor, None for every card.
     """
 
     id: DeviceId
@@ -107,6 +108,7 @@ class Gpu:
     memory_bandwidth_bytes_per_s: float | None = None
     link_bytes_per_s: float | None = None
     link_latency_s: float | None = None
+    compute_threads: int | None = None
     shares_host_memory: bool = False
     working_set_limit_bytes: int | None = None
     is_hypothetical: bool = False

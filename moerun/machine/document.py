@@ -109,7 +109,7 @@ def _check_sense(machine: Machine, path: Path) -> None:
     optional.append(host.memory_bandwidth_bytes_per_s)
     for gpu in machine.gpus:
         optional += [gpu.memory_bandwidth_bytes_per_s, gpu.link_bytes_per_s]
-        optional.append(gpu.working_set_limit_bytes)
+        optional += [gpu.working_set_limit_bytes, gpu.link_latency_s, gpu.compute_threads]
     if any(number is not None and number <= 0 for number in optional):
         raise _bad(path, "a limit or a rate in it is not above zero; null is for what is unknown")
 

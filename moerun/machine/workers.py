@@ -45,12 +45,14 @@ class LentDevice:
     """One device of a worker, as the worker describes it.
 
     `memory_bandwidth_bytes_per_s` was measured of a processor, and is the driver's for a card.
+    `threads` are those that a processor computes with, None for a card.
     """
 
     name: str
     free_bytes: int
     total_bytes: int
     memory_bandwidth_bytes_per_s: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,7 @@ def gpus_of(worker: Worker) -> tuple[Gpu, ...]:
             memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
             link_bytes_per_s=worker.link.send_bytes_per_s if worker.link else None,
             link_latency_s=worker.link.latency_s if worker.link else None,
+            compute_threads=device.threads,
         )
         for index, device in enumerate(worker.devices)
         if device.total_bytes > 0

@@ -276,6 +276,15 @@ def _device_cautions(problem: Problem, plan: Plan) -> list[Caution]:
                     "it, unencrypted",
                 )
             )
+        if gpu.compute_threads not in (None, plan.threads):
+            found.append(
+                Caution(
+                    code="worker-threads",
+                    message=f"{label} computes with {gpu.compute_threads} threads and this machine "
+                    f"with {plan.threads}, so that long answers may differ in their last bits from "
+                    "those of one machine; give --threads the same number on both for equal ones",
+                )
+            )
         if gpu.is_hypothetical:
             found.append(
                 Caution(

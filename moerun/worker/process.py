@@ -110,19 +110,20 @@ def describe(served: Served, comings: Comings) -> WorkerOffer:
         system=platform.system(),
         processor=platform.machine(),
         threads=served.threads,
-        devices=tuple(_lent(device) for device in served.devices),
+        devices=tuple(_lent(device, served.threads) for device in served.devices),
         is_busy=comings.is_busy,
         has_cache=served.has_cache,
     )
 
 
-def _lent(device: ServedDevice) -> LentDevice:
+def _lent(device: ServedDevice, threads: int) -> LentDevice:
     free_bytes, total_bytes = device.memory()
     return LentDevice(
         name=device.description or device.name,
         free_bytes=free_bytes,
         total_bytes=total_bytes,
         memory_bandwidth_bytes_per_s=device.memory_bandwidth_bytes_per_s,
+        threads=threads if device.is_processor else None,
     )
 
 
