@@ -90,7 +90,11 @@ def _blobs_of(path: Path, root: Path) -> tuple[str, ...]:
 
 
 def _files(root: Path) -> tuple[Path, ...]:
-    return tuple(entry for entry in (root / "blobs").iterdir() if entry.is_file())
+    """Return the blobs; a folder in which somebody only laid files down has none."""
+    try:
+        return tuple(entry for entry in (root / "blobs").iterdir() if entry.is_file())
+    except FileNotFoundError:
+        return ()
 
 
 @contextmanager
