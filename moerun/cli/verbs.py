@@ -28,7 +28,7 @@ SUMMARIES: Final[dict[str, str]] = {
     "rm": "Remove models of your own.",
     "stat": "Show the running models.",
     "trace": "Record which experts your own prompts use.",
-    "simulate": "Replay recorded routing for sizes of RAM.",
+    "simulate": "Replay recorded routing for sizes of RAM, or slots in VRAM.",
     "worker": "Lend this machine's memory to moerun elsewhere.",
     "doctor": "Look at the machine and at the engine.",
     "config": "Show every setting with its origin.",
