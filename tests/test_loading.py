@@ -9,7 +9,7 @@ from moerun.machine.description import HOST
 from moerun.planning.plan import ChargeKind, MeasuredBuffer, Measurements, Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import Strategy, StreamingMode
-from moerun.runner.loading import Deciding, Voice, load_as_planned, measured_plan
+from moerun.runner.loading import Deciding, Voice, load_as_planned, measured_plan, without_slots
 from tests.builders import GIB, MIB, a_machine, a_model
 
 
@@ -135,6 +135,28 @@ def test_a_model_that_cannot_have_slots_is_placed_without_and_named():
     assert rig.warnings == [
         "experts of odd-arch cannot be read from slots: so; they are placed without slots"
     ]
+
+
+def test_slots_that_lost_their_trial_are_off_and_that_is_said():
+    rig = Rig()
+    notes = []
+    rig.voice = replace(rig.voice, note=notes.append)
+    rig.deciding = replace(
+        rig.deciding,
+        lost_slots=lambda plan: "off 3.0 ms, slots 4.0 ms" if plan.slots is not None else None,
+    )
+    loaded = rig.load(FakeRunner(), Strategy(streaming=StreamingMode.SLOTS))
+    assert loaded.plan.slots is None
+    assert notes == [
+        "slots for experts lost their trial here, so they are off: off 3.0 ms, slots 4.0 ms"
+    ]
+    assert [plan.slots for plan in rig.announced] == [None]
+
+
+def test_a_plan_that_would_try_slots_again_is_told_not_to():
+    plan = Rig().deciding.plan(Strategy(), None)
+    assert without_slots(Strategy(), plan).expert_slots == 0
+    assert without_slots(Strategy(), plan).streaming is StreamingMode.AUTO
 
 
 def test_a_device_that_is_full_without_slots_gets_one_more_plan():

@@ -8,9 +8,17 @@ from moerun.experts.assembly import major_faults, open_order, open_streamer
 from moerun.experts.interface import ExpertKey
 from moerun.experts.order import StreamingOrder
 from moerun.experts.routes import TraceHeader
+from moerun.experts.slots import SlotDesk
 from moerun.experts.trace import read_trace, start_trace
 from moerun.experts.tuner import Setup
-from moerun.experts.tuning import Learned, TuningKey, read_tuning, tuning_path, write_tuning
+from moerun.experts.tuning import (
+    Learned,
+    key_of,
+    lost_slots,
+    read_tuning,
+    tuning_path,
+    write_tuning,
+)
 from moerun.machine.description import DeviceId
 from moerun.model.description import ModelFile
 from moerun.planning.plan import SlotLayer, SlotPlan
@@ -46,8 +54,9 @@ class Opening:
         return self.workshop
 
     def open(self, order):
+        desk = SlotDesk() if order.slots is not None else None
         streamer = open_streamer(
-            order, engine_version="1", start=self.start, clock=self.workshop.clock
+            order, engine_version="1", start=self.start, desk=desk, clock=self.workshop.clock
         )
         streamer.attach(())
         return streamer
@@ -59,13 +68,8 @@ def decode(streamer, *layers):
     streamer.check()
 
 
-def key_of(order):
-    return TuningKey(
-        model_digest=order.model_digest,
-        machine_fingerprint=order.machine_fingerprint,
-        engine_version="1",
-        limit_bytes=order.limit_bytes,
-    )
+def key(order):
+    return key_of(order, engine_version="1")
 
 
 def a_winner(order, **changes):
@@ -99,7 +103,7 @@ def test_a_first_run_begins_by_the_share_that_is_held_and_tries_the_rest(
 
 
 def test_what_an_earlier_run_found_is_not_tried_again(order, tmp_path):
-    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    write_tuning(tmp_path / "state", key(order), a_winner(order))
     opening = Opening()
     streamer = opening.open(order)
     assert streamer.tuner.setup == Setup(mechanism=PAGING, preload_experts=2)
@@ -111,7 +115,7 @@ def test_what_an_earlier_run_found_is_not_tried_again(order, tmp_path):
 
 
 def test_a_run_that_ended_early_leaves_the_rest_to_be_tried(order, tmp_path):
-    write_tuning(tmp_path / "state", key_of(order), a_winner(order, preload_experts=None))
+    write_tuning(tmp_path / "state", key(order), a_winner(order, preload_experts=None))
     streamer = Opening().open(order)
     assert streamer.tuner.setup.mechanism is PAGING
     assert streamer.tuner.may_preload
@@ -119,7 +123,7 @@ def test_a_run_that_ended_early_leaves_the_rest_to_be_tried(order, tmp_path):
 
 
 def test_what_is_asked_for_stands_above_what_was_found(order, tmp_path):
-    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    write_tuning(tmp_path / "state", key(order), a_winner(order))
     forced = replace(order, mode=CACHE, preload_experts=0, reader_threads=2)
     opening = Opening()
     streamer = opening.open(forced)
@@ -146,7 +150,7 @@ def test_a_winner_is_written_when_the_run_ends(order, tmp_path):
         first = ((2 * token) % 8, (2 * token + 1) % 8)
         decode(streamer, first, first)
     streamer.close()
-    document = json.loads(tuning_path(tmp_path / "state", key_of(order)).read_text())
+    document = json.loads(tuning_path(tmp_path / "state", key(order)).read_text())
     assert document["schema"] == 1
     assert document["mechanism"] == "paging"
     again = Opening().open(replace(order, preload_experts=0))
@@ -171,10 +175,10 @@ def test_a_mechanism_that_was_asked_for_is_no_winner(order, tmp_path):
     assert run_long(opening, replace(order, mode=PAGING)).tuner.has_learned
     assert not (tmp_path / "state" / "tuning").exists()
     write_tuning(
-        tmp_path / "state", key_of(order), a_winner(order, preload_experts=None, because="tried")
+        tmp_path / "state", key(order), a_winner(order, preload_experts=None, because="tried")
     )
     run_long(opening, replace(order, mode=PAGING))
-    learned, _ = read_tuning(tmp_path / "state", key_of(order))
+    learned, _ = read_tuning(tmp_path / "state", key(order))
     assert learned is not None
     assert (learned.mechanism, learned.preload_experts) == (PAGING, order.layout.experts_used)
     assert learned.because.startswith("tried; ")
@@ -193,7 +197,7 @@ def test_what_was_used_most_comes_first_the_next_time(order):
 
 
 def test_a_damaged_memory_is_a_note_and_no_more(order, tmp_path):
-    path = tuning_path(tmp_path / "state", key_of(order))
+    path = tuning_path(tmp_path / "state", key(order))
     path.parent.mkdir(parents=True)
     path.write_text('{"schema": 9}')
     streamer = Opening().open(order)
@@ -312,7 +316,10 @@ def test_slots_on_trial_begin_without_them_and_must_gain_what_whole_layers_would
     run_on(streamer)
     assert "less than 20% changes nothing" in streamer.sample().because
     assert streamer.tuner.setup.mechanism is StreamingMode.OFF
+    assert streamer.sample().notes[-1].startswith("slots for experts lost their trial")
     streamer.close()
+    assert "less than 20%" in (lost_slots(wanted, engine_version="1") or "")
+    assert lost_slots(with_slots(order), engine_version="1") is None, "they are asked for there"
 
     opening = Opening()
     opening.workshop.stalls = {StreamingMode.OFF: 0.010, SLOTS: 0.002}
@@ -320,6 +327,8 @@ def test_slots_on_trial_begin_without_them_and_must_gain_what_whole_layers_would
     run_on(again)
     assert again.tuner.setup.mechanism is SLOTS
     again.close()
+    won = replace(wanted, state_folder=str(tmp_path / "other"))
+    assert lost_slots(won, engine_version="1") is None
     later = Opening().open(replace(wanted, state_folder=str(tmp_path / "other")))
     assert later.tuner.setup.mechanism is SLOTS
     assert later.tuner.is_done
@@ -327,7 +336,7 @@ def test_slots_on_trial_begin_without_them_and_must_gain_what_whole_layers_would
 
 
 def test_what_was_found_without_slots_says_nothing_of_slots(order, tmp_path):
-    write_tuning(tmp_path / "state", key_of(order), a_winner(order))
+    write_tuning(tmp_path / "state", key(order), a_winner(order))
     streamer = Opening().open(with_slots(order, mode=AUTO, is_trial=True))
     assert not streamer.tuner.is_done
     streamer.close()
@@ -335,8 +344,8 @@ def test_what_was_found_without_slots_says_nothing_of_slots(order, tmp_path):
 
 def test_a_winner_that_the_order_cannot_run_is_passed_over(order, tmp_path):
     wanted = with_slots(order, is_trial=True)
-    key = replace(key_of(order), slots=12)
-    write_tuning(tmp_path / "state", key, a_winner(order, mechanism=CACHE))
+    with_twelve = replace(key(order), slots=12)
+    write_tuning(tmp_path / "state", with_twelve, a_winner(order, mechanism=CACHE))
     streamer = Opening().open(wanted)
     assert streamer.tuner.setup.mechanism is StreamingMode.OFF
     assert not streamer.tuner.is_done

@@ -27,7 +27,7 @@ from moerun.experts.streamer import Streamer
 from moerun.experts.trace import traced_supplier
 from moerun.experts.trial import TrialRules
 from moerun.experts.tuner import Choices, Setup, Tuner
-from moerun.experts.tuning import Learned, TuningKey, read_tuning, write_tuning
+from moerun.experts.tuning import Learned, key_of, read_tuning, write_tuning
 from moerun.planning.strategy import StreamingMode
 
 _MECHANISMS: Final = (StreamingMode.CACHE, StreamingMode.PAGING)
@@ -135,13 +135,7 @@ class _Memory:
     def __init__(self, order: StreamingOrder, engine_version: str) -> None:
         self._order = order
         self._state = Path(order.state_folder) if order.state_folder is not None else None
-        self._key = TuningKey(
-            model_digest=order.model_digest,
-            machine_fingerprint=order.machine_fingerprint,
-            engine_version=engine_version,
-            limit_bytes=order.limit_bytes,
-            slots=order.slots.slot_count if order.slots is not None else 0,
-        )
+        self._key = key_of(order, engine_version=engine_version)
         self.learned: Learned | None = None
         self.notes: list[str | None] = []
         self._hot: HotSet | None = None

@@ -35,6 +35,10 @@ _COUNTING_PARTS: Final = 50
 # A batch that needs so much of one layer is taken to need all of the next.
 _NEARLY_ALL_FRACTION: Final = 0.75
 _LAYERS_OF_ROOM: Final = 4
+_LOST_NOTE: Final = (
+    "slots for experts lost their trial: from the next start on, whole layers of experts lie in "
+    "their memory"
+)
 
 
 class Streamer:
@@ -187,6 +191,8 @@ class Streamer:
         reading = self._parts.reading() if self._parts.reading is not None else (None, None)
         desk = self._parts.desk
         notes = [*self._notes, *working.notes(), *(desk.refused if desk is not None else ())]
+        if desk is not None and self.tuner.has_learned and self.tuner.is_done:
+            notes += () if self._running is StreamingMode.SLOTS else (_LOST_NOTE,)
         for guard in self._parts.guards:
             notes += guard.notes()
         if warm is not None and warm.failure is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from moerun.experts.order import StreamingOrder
 from moerun.experts.state_file import read_value, write_value
 from moerun.planning.strategy import StreamingMode
 
@@ -70,6 +71,28 @@ class Learned:
     preload_experts: int | None = None
     reader_threads: int | None = None
     read_bytes: int | None = None
+
+
+def key_of(order: StreamingOrder, *, engine_version: str) -> TuningKey:
+    """Return what a winner of an order depends on."""
+    return TuningKey(
+        model_digest=order.model_digest,
+        machine_fingerprint=order.machine_fingerprint,
+        engine_version=engine_version,
+        limit_bytes=order.limit_bytes,
+        slots=order.slots.slot_count if order.slots is not None else 0,
+    )
+
+
+def lost_slots(order: StreamingOrder, *, engine_version: str) -> str | None:
+    """Return why slots lost their trial in an earlier run; None where they did not, or had none."""
+    if order.slots is None or not order.slots.is_trial or order.state_folder is None:
+        return None
+    key = key_of(order, engine_version=engine_version)
+    learned, _ = read_tuning(Path(order.state_folder), key)
+    if learned is None or learned.mechanism is StreamingMode.SLOTS:
+        return None
+    return learned.because
 
 
 def tuning_path(state: Path, key: TuningKey) -> Path:

@@ -56,17 +56,19 @@ class LoadingRunner(Measuring, Protocol):
 class Deciding:
     """The functions that decide: a plan for a strategy and what was measured, its arguments.
 
-    `streaming` tells how the experts of a plan stream, None where none do.
+    `streaming` tells how the experts of a plan stream, None where none do, and `lost_slots` why
+    slots that a plan would try were found to be no gain here, None where they were not.
     """
 
     plan: Callable[[Strategy, Measurements | None], Plan]
     arguments: Callable[[Plan], EngineArgs]
     streaming: Callable[[Plan], StreamingOrder | None] = lambda plan: None
+    lost_slots: Callable[[Plan], str | None] = lambda plan: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """How the procedure speaks: a plan before it is loaded, a warning, the progress.
+    """How the procedure speaks: a plan before it is loaded, a warning, the progress, a note.
 
     `label` is what people call a device.
     """
@@ -75,6 +77,7 @@ class Voice:
     warn: Callable[[str], None]
     progress: Callable[[float], None] | None = None
     label: Callable[[DeviceId], str] = str
+    note: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,13 +100,16 @@ def load_as_planned(
     either, and whatever the engine refuses.
     """
     plan = measured_plan(runner, strategy, deciding=deciding)
+    if (because := deciding.lost_slots(plan)) is not None:
+        voice.note(f"slots for experts lost their trial here, so they are off: {because}")
+        strategy = without_slots(strategy, plan)
+        plan = measured_plan(runner, strategy, deciding=deciding)
     try:
         return _load_twice(runner, strategy, plan, deciding, voice)
     except SlotsRefused as refused:
         voice.warn(f"{refused.message.rstrip('.')}; they are placed without slots")
         runner.restart()
-        streaming = StreamingMode.OFF if plan.streaming is None else plan.streaming.mode
-        strategy = replace(strategy, streaming=streaming)
+        strategy = without_slots(strategy, plan)
         plan = measured_plan(runner, strategy, deciding=deciding)
         return _load_twice(runner, strategy, plan, deciding, voice)
 
@@ -146,6 +152,14 @@ def measured_plan(runner: Measuring, strategy: Strategy, *, deciding: Deciding) 
             return plan
     own = charged_as_measured(plan, runner.measure(deciding.arguments(plan)))
     return plan if own is None else own
+
+
+def without_slots(strategy: Strategy, plan: Plan) -> Strategy:
+    """Return the strategy of a plan that has slots, without: experts lie where they fit best."""
+    if strategy.streaming is StreamingMode.SLOTS:
+        below = StreamingMode.OFF if plan.streaming is None else plan.streaming.mode
+        return replace(strategy, streaming=below, expert_slots=None)
+    return replace(strategy, expert_slots=0)
 
 
 def with_larger_margin(strategy: Strategy, plan: Plan, device: DeviceId) -> Strategy:

@@ -9,10 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from moerun import __version__
+from moerun.engine.abi import installed_version
 from moerun.engine.arguments import EngineArgs, engine_args
 from moerun.engine.self_check import plain_arguments
 from moerun.experts.order import StreamingOrder, streaming_order, without_slots
 from moerun.experts.trace import traced_order
+from moerun.experts.tuning import lost_slots
 from moerun.machine.description import HOST, SSD, Machine
 from moerun.machine.probe_processes import process_mark
 from moerun.model.description import Model
@@ -39,6 +41,12 @@ def deciding_on(
     says: answers side by side ask for more experts in each step than its cache was planned for.
     """
 
+    def lost(plan: Plan) -> str | None:
+        order = streaming_order(plan, model, machine, state_folder=str(state_folder()))
+        if order is None or is_plain:
+            return None
+        return lost_slots(order, engine_version=installed_version() or "")
+
     def streaming(plan: Plan) -> StreamingOrder | None:
         order = streaming_order(plan, model, machine, state_folder=str(state_folder()))
         if is_plain and order is not None:
@@ -58,6 +66,7 @@ def deciding_on(
         plan=lambda strategy, measured: plan_placement(model, machine, strategy, measured=measured),
         arguments=arguments,
         streaming=streaming,
+        lost_slots=lost,
     )
 
 
