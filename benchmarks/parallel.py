@@ -1,10 +1,10 @@
 """Four answers at once beside one, through a runner and by the bare engine, in one run.
 
-`python -m benchmarks.parallel [--json FILE] [--model FILE]` measures the tokens per second of one
-sequence and of four, by a bare loop over `llama_decode` and by moerun's runner with as many
-requests in flight. Every round takes all four ways in turn, each round in another order, and the
-ratio of each kind is of two ways of the same round. What is judged is the runner's ratio of four
-to one over the bare engine's.
+`python -m benchmarks.parallel [--api] [--json FILE] [--model FILE]` measures the tokens per second
+of one sequence and of four, by a bare loop over `llama_decode` and by moerun's runner, or with
+`--api` by `moerun serve`, with as many requests in flight. Every round takes all four ways in turn,
+each round in another order, and the ratio of each kind is of two ways of the same round. What is
+judged is moerun's ratio of four to one over the bare engine's.
 
 Knows: what is timed: the tokens after the first of every answer, each answer by its own clock.
 Does not know: what is fast enough.
@@ -25,12 +25,14 @@ import psutil
 from llama_cpp import llama_cpp as low_level
 
 from benchmarks.decode_overhead import Spread, spread
+from benchmarks.served import TimedAnswer, served, timed_completion
 from benchmarks.synthetic_model import write_synthetic_model
 from moerun.engine.arguments import EngineArgs
 from moerun.engine.interface import GenerationRequest, GenerationResult, Sampling
 from moerun.planning.strategy import LoadMode, Toggle
 from moerun.runner.parent import Runner
 
+LEAST_RATIO = 0.9
 CONTEXT_TOKENS, BATCH_TOKENS = 2048, 512
 PROMPTS = tuple(f"What is a mixture of {word} experts?" for word in ("two", "four", "ten", "no"))
 
@@ -40,7 +42,7 @@ Rate = Callable[[int, int], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was measured; ratios are of four sequences to one, and of the runner's to the bare."""
+    """What was measured; ratios are of four sequences to one, and of moerun's to the bare."""
 
     model: str
     size_gb: float
@@ -53,12 +55,13 @@ class Result:
     runner_over_bare: Spread
 
 
-def measure(path: Path, *, tokens: int, rounds: int, threads: int) -> Result:
+def measure(path: Path, *, tokens: int, rounds: int, threads: int, is_api: bool) -> Result:
     """Run every way in turn, so that whatever else the machine does hits all alike."""
+    through = through_the_server if is_api else through_the_runner
     with ExitStack() as stack:
-        runner = stack.enter_context(through_the_runner(path, threads))
+        runner = stack.enter_context(through(path, threads))
         bare = stack.enter_context(through_a_bare_loop(path, threads))
-        ways = [("runner 1", runner, 1), ("runner 4", runner, 4)]
+        ways = [("moerun 1", runner, 1), ("moerun 4", runner, 4)]
         ways += [("bare 1", bare, 1), ("bare 4", bare, 4)]
         timed: dict[str, list[float]] = {name: [] for name, _, _ in ways}
         for _, way, count in ways:
@@ -67,7 +70,7 @@ def measure(path: Path, *, tokens: int, rounds: int, threads: int) -> Result:
             for step in range(len(ways)):
                 name, way, count = ways[(number + step) % len(ways)]
                 timed[name].append(way(count, tokens))
-    mine = [b / a for a, b in zip(timed["runner 1"], timed["runner 4"], strict=True)]
+    mine = [b / a for a, b in zip(timed["moerun 1"], timed["moerun 4"], strict=True)]
     theirs = [b / a for a, b in zip(timed["bare 1"], timed["bare 4"], strict=True)]
     return Result(
         model=path.name,
@@ -125,6 +128,43 @@ def through_the_runner(path: Path, threads: int) -> Iterator[Rate]:
             assert all(result.answer_tokens == tokens + 1 for result in results), "one ended early"
             # Pieces of text are no measure: a token may be a part of a character.
             return sum((r.answer_tokens - 1) / r.answer_s for r in results)
+
+        yield rate
+
+
+@contextmanager
+def through_the_server(path: Path, threads: int) -> Iterator[Rate]:
+    """Decode with as many clients of a server, loaded as the bare engine is."""
+    settings = {
+        "MODELS": str(path.parent),
+        "CONTEXT": str(CONTEXT_TOKENS),
+        "BATCH": str(BATCH_TOKENS),
+        "UBATCH": str(BATCH_TOKENS),
+        "THREADS": str(threads),
+        "FLASH_ATTENTION": "on",
+        "EXTRA_BUFFERS": "off",
+        "LOAD_MODE": "mmap",
+    }
+    ends = tuple(token for token, _ in _end_bias(path))
+    with served(4, {f"MOERUN_{name}": value for name, value in settings.items()}) as server:
+
+        def rate(count: int, tokens: int) -> float:
+            answers: list[TimedAnswer] = []
+
+            def ask(index: int) -> None:
+                answers.append(
+                    timed_completion(
+                        server.url, path.stem, PROMPTS[index], tokens=tokens + 1, ends=ends
+                    )
+                )
+
+            threads_of_all = [threading.Thread(target=ask, args=(i,)) for i in range(count)]
+            for thread in threads_of_all:
+                thread.start()
+            for thread in threads_of_all:
+                thread.join()
+            assert len(answers) == count, "an answer failed"
+            return sum(answer.tokens_per_s for answer in answers)
 
         yield rate
 
@@ -205,9 +245,9 @@ def table(result: Result) -> str:
     """Return a few lines to read."""
     rows = [(f"{name}, tokens/s", s) for name, s in result.tokens_per_s.items()]
     rows += [
-        ("runner, four / one", result.ratio_runner),
+        ("moerun, four / one", result.ratio_runner),
         ("bare, four / one", result.ratio_bare),
-        ("runner's ratio / bare's", result.runner_over_bare),
+        ("moerun's ratio / bare's", result.runner_over_bare),
     ]
     lines = [
         f"{result.model}, {result.size_gb:.2f} GB: {result.rounds} rounds of {result.tokens} "
@@ -215,7 +255,8 @@ def table(result: Result) -> str:
         f"  {'':28}{'min':>10}{'median':>10}{'max':>10}",
     ]
     lines += [f"  {name:28}{s.smallest:10.3f}{s.median:10.3f}{s.largest:10.3f}" for name, s in rows]
-    return "\n".join(lines)
+    is_met = "met" if result.runner_over_bare.median >= LEAST_RATIO else "NOT met"
+    return "\n".join([*lines, f"  at least {LEAST_RATIO} in the median: {is_met}"])
 
 
 def main() -> None:
@@ -223,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parallel")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--model", type=Path, help="use this model, not a synthetic one")
+    parser.add_argument("--api", action="store_true", help="ask `moerun serve`, not the runner")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
@@ -230,7 +272,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = options.model or write_synthetic_model(Path(name) / "synthetic.gguf")
         result = measure(
-            path, tokens=options.tokens, rounds=options.rounds, threads=options.threads
+            path,
+            tokens=options.tokens,
+            rounds=options.rounds,
+            threads=options.threads,
+            is_api=options.api,
         )
     print(table(result))
     if options.json is not None:
