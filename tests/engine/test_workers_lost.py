@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from moerun.cli.conversation import LoadedAnswering
 from moerun.cli.open_model import opened_model
 from moerun.cli.options import PlacementFlags
 from moerun.engine.arguments import EngineArgs, EngineDeviceRef
@@ -212,13 +211,14 @@ def test_the_next_answer_is_made_without_the_worker(model: Path, monkeypatch, tm
         given = {"workers": worker.endpoint, "extra_buffers": "off", "threads": "1"}
         flags = PlacementFlags(settings=tuple(given.items()))
         with opened_model(str(model), flags, is_quiet=True) as opened:
-            answering = LoadedAnswering(opened, Sampling(temperature=0), is_verbose=False)
-            answering.answer(request, answers[0].append)
+            opened.runner.generate(request, on_text=answers[0].append)
             assert opened.loaded.plan.devices
             os.kill(worker.pid, signal.SIGKILL)
             with pytest.raises(WorkerLost):
-                answering.answer(request, answers[1].append)
-            answering.answer(request, answers[2].append)
+                opened.runner.generate(request, on_text=answers[1].append)
+            assert not opened.runner.is_alive  # by which a conversation knows that it must
+            opened.load_again()
+            opened.runner.generate(request, on_text=answers[2].append)
             assert opened.loaded.plan.devices == ()
     assert answers[1] == []
     assert "".join(answers[0]) == "".join(answers[2]) != ""
