@@ -2,7 +2,14 @@
 
 from dataclasses import replace
 
-from moerun.experts.counters import Latency, LayerHeat, Preloading, StreamingSample, Traffic
+from moerun.experts.counters import (
+    Latency,
+    LayerHeat,
+    Preloading,
+    SlotCounters,
+    StreamingSample,
+    Traffic,
+)
 from tests.builders import GIB
 
 SAMPLE = StreamingSample(
@@ -57,3 +64,18 @@ SAMPLE = StreamingSample(
 def a_sample(**changes) -> StreamingSample:
     """Return the sample with changes."""
     return replace(SAMPLE, **changes)
+
+
+SLOTS = SlotCounters(
+    layers=4,
+    slots=24,
+    held_experts=20,
+    device_bytes=(("gpu:0000:01:00.0", 3 * GIB),),
+    is_queued=True,
+    tokens=80,
+    hits=600,
+    uploads=200,
+    upload_bytes=1_600_000_000,
+    upload_s=0.2,
+    evicted=180,
+)

@@ -7,7 +7,7 @@ import pytest
 from moerun.cli.app import main
 from moerun.machine.probe_processes import process_mark
 from moerun.runner.records import record_path, write_record
-from tests.streaming_samples import SAMPLE
+from tests.streaming_samples import SAMPLE, SLOTS, a_sample
 from tests.test_records import a_record
 
 
@@ -109,7 +109,8 @@ LINE = re.compile(r'(moerun_[a-z_]+)\{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+)\
 
 
 def test_prometheus_reads_every_line(state, capsys):
-    write_record(state, a_living_record(last_streaming=SAMPLE, model_name='a "b" \\ c\nd'))
+    sample = a_sample(slots=SLOTS)
+    write_record(state, a_living_record(last_streaming=sample, model_name='a "b" \\ c\nd'))
     assert main(["stat", "--prometheus"]) == 0
     lines = capsys.readouterr().out.splitlines()
     typed: set[str] = set()
@@ -129,6 +130,8 @@ def test_prometheus_reads_every_line(state, capsys):
     assert values["moerun_expert_hits_total", 'phase="decode"'] == 900
     assert values["moerun_expert_tier_bytes", 'tier="ssd"'] == 6 << 30
     assert values["moerun_expert_switch_quantile_seconds", 'quantile="0.99"'] == 0.0082
+    assert values["moerun_expert_slot_uploads_total", ""] == 200
+    assert values["moerun_expert_slot_bytes", 'device="gpu:0000:01:00.0"'] == 3 << 30
     assert values["moerun_memory_planned_bytes", 'device="cpu",use="dense"'] == 100
     assert 'model="a \\"b\\" \\\\ c\\nd"' in lines[2]
 

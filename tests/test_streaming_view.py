@@ -9,7 +9,7 @@ from moerun.report.console import Page, is_coloured
 from moerun.report.streaming_document import streaming_document
 from moerun.report.streaming_view import ExpertTier, streaming_lines, verbose_lines
 from tests.builders import GIB
-from tests.streaming_samples import SAMPLE, a_sample
+from tests.streaming_samples import SAMPLE, SLOTS, a_sample
 
 SHOWN = """\
 experts  cache, frequency
@@ -97,6 +97,43 @@ def test_the_same_counters_follow_an_answer():
         "expert hit rate:      90.0% in decode, 0.0% in prefill",
     )
     assert all(line.isprintable() for line in lines)
+
+
+def test_slots_tell_what_they_hold_hit_and_move():
+    text = " ".join("\n".join(shown(a_sample(slots=SLOTS))).split())
+    assert "slots: 20 of 24 in 4 layers hold an expert; 3.0 GiB on gpu:0000:01:00.0" in text
+    assert "slot hit rate: 75.0% of 800 requests of 80 tokens" in text
+    assert "one after another" not in text
+    assert "uploads: 2.5 experts/token, 20.0 MB/token, 2.5ms/token at 8.00 GB/s" in text
+    assert "CPU share: 24.8% of requests went without slots" in text  # 264 of 1,064
+    assert "cache: 3.0 GiB" in text
+    named = "\n".join(shown(a_sample(slots=SLOTS), labels={"gpu:0000:01:00.0": "gpu0"}))
+    assert "3.0 GiB on gpu0" in named
+
+
+def test_slots_that_no_token_used_and_experts_that_are_all_in_ram():
+    unused = replace(SLOTS, tokens=0, hits=0, uploads=0, upload_bytes=0, upload_s=0.0)
+    text = "\n".join(shown(a_sample(slots=replace(unused, is_queued=False), cache_bytes=8 * GIB)))
+    assert "no token used slots yet" in text
+    assert "uploads:" not in text
+    assert "cache:" not in text
+    slow = shown(a_sample(slots=replace(SLOTS, is_queued=False)))
+    assert "one after another" in "\n".join(slow)
+
+
+def test_the_document_tells_of_slots():
+    document = streaming_document(a_sample(slots=SLOTS))
+    assert document is not None
+    assert json.loads(json.dumps(document)) == document | {
+        "slots": document["slots"] | {"device_bytes": [["gpu:0000:01:00.0", 3 * GIB]]}
+    }
+    assert document["slots"]["hit_fraction"] == 0.75
+    assert document["slots"]["uploads_per_token"] == 2.5
+    assert document["unslotted_fraction"] == 1 - 800 / 1064
+    without = streaming_document(SAMPLE)
+    assert without is not None
+    assert without["slots"] is None
+    assert "unslotted_fraction" not in without
 
 
 def test_the_document_has_the_counters_and_their_ratios():

@@ -65,6 +65,18 @@ def stat(
         return
 
 
+def print_memory(pids: frozenset[int]) -> bool:
+    """Print the memory of these runners as `--memory` does; whether any of them was found."""
+    from moerun.places import state_folder
+    from moerun.runner.records import read_records
+
+    seen: dict[int, tuple[MemorySample, ...]] = {}
+    records = [record for record in read_records(state_folder()).records if record.pid in pids]
+    reports = [(record, _report(record, seen)) for record in records]
+    _print_views(reports, _Wishes(shows_memory=True, form=_Form.VIEW, repeats=False))
+    return bool(records)
+
+
 class _Form(StrEnum):
     """What is printed."""
 
@@ -216,6 +228,7 @@ def _print_views(reports: "list[tuple[RunnerRecord, MemoryReport]]", wishes: _Wi
                     page,
                     is_coloured=is_coloured(console),
                     elsewhere=elsewhere_of(record, report),
+                    labels={str(device): label for device, label in record.labels},
                 )
                 print_lines(console, lines)
     sys.stdout.flush()

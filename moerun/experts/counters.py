@@ -179,6 +179,17 @@ class StreamingSample:
         return self.storage_read_bytes / self.storage_busy_s
 
     @property
+    def unslotted_fraction(self) -> float | None:
+        """The share of requests that went without slots, as those of prompts do.
+
+        None where there are no slots, or nothing was asked for.
+        """
+        asked = (self.decode.hits + self.decode.misses) + (self.prefill.hits + self.prefill.misses)
+        if self.slots is None or not asked:
+            return None
+        return max(0.0, 1 - (self.slots.hits + self.slots.uploads) / asked)
+
+    @property
     def held_fraction(self) -> float:
         """The share of the experts' bytes that is held."""
         return self.held_bytes / self.expert_bytes if self.expert_bytes else 0.0

@@ -7,11 +7,11 @@ Knows: names, types, labels and their escapes.
 Does not know: how anything was measured, or who scrapes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from moerun.experts.counters import StreamingSample, Traffic
+from moerun.experts.counters import SlotCounters, StreamingSample, Traffic
 from moerun.report.streaming_view import (
     ExpertTier,
     elsewhere_of,
@@ -66,6 +66,14 @@ _METRICS: Final = {
     "moerun_prefetch_correct_total": ("counter", "Foretold experts that the router chose."),
     "moerun_prefetch_read_bytes_total": ("counter", "Bytes read ahead."),
     "moerun_prefetch_useful_bytes_total": ("counter", "Bytes read ahead that were used."),
+    "moerun_expert_slots": ("gauge", "Slots for experts in the memory of devices."),
+    "moerun_expert_slots_held": ("gauge", "Slots that hold an expert."),
+    "moerun_expert_slot_bytes": ("gauge", "Memory of a device that slots take."),
+    "moerun_expert_slot_tokens_total": ("counter", "Tokens that used slots."),
+    "moerun_expert_slot_hits_total": ("counter", "Requests for experts that were in a slot."),
+    "moerun_expert_slot_uploads_total": ("counter", "Experts that were uploaded to a slot."),
+    "moerun_expert_slot_upload_bytes_total": ("counter", "Bytes uploaded to slots."),
+    "moerun_expert_slot_upload_seconds_total": ("counter", "Time that tokens waited for that."),
     "moerun_major_page_faults_total": ("counter", "Page faults that waited for storage."),
 }
 
@@ -110,7 +118,8 @@ def _values(record: RunnerRecord, report: MemoryReport) -> Iterator[_Value]:
     yield _Value(name="moerun_context_tokens", value=record.context_tokens)
     yield from _memory_values(record, report)
     if sample is not None:
-        yield from _streaming_values(sample, elsewhere_of(record, report))
+        devices = {str(device): label for device, label in record.labels}
+        yield from _streaming_values(sample, elsewhere_of(record, report), devices)
 
 
 def _memory_values(record: RunnerRecord, report: MemoryReport) -> Iterator[_Value]:
@@ -139,7 +148,7 @@ def _memory_values(record: RunnerRecord, report: MemoryReport) -> Iterator[_Valu
 
 
 def _streaming_values(
-    sample: StreamingSample, elsewhere: tuple[ExpertTier, ...]
+    sample: StreamingSample, elsewhere: tuple[ExpertTier, ...], devices: Mapping[str, str]
 ) -> Iterator[_Value]:
     yield _Value(name="moerun_expert_limit_bytes", value=sample.limit_bytes)
     yield _Value(name="moerun_expert_cache_bytes", value=sample.cache_bytes)
@@ -177,8 +186,26 @@ def _streaming_values(
         yield _Value(name="moerun_prefetch_correct_total", value=ahead.correct)
         yield _Value(name="moerun_prefetch_read_bytes_total", value=ahead.read_bytes)
         yield _Value(name="moerun_prefetch_useful_bytes_total", value=ahead.useful_bytes)
+    if sample.slots is not None:
+        yield from _slot_values(sample.slots, devices)
     if sample.major_faults is not None:
         yield _Value(name="moerun_major_page_faults_total", value=sample.major_faults)
+
+
+def _slot_values(slots: SlotCounters, devices: Mapping[str, str]) -> Iterator[_Value]:
+    for device, size_bytes in slots.device_bytes:
+        labels = (("device", devices.get(device, device)),)
+        yield _Value(name="moerun_expert_slot_bytes", value=size_bytes, labels=labels)
+    for name, value in (
+        ("moerun_expert_slots", slots.slots),
+        ("moerun_expert_slots_held", slots.held_experts),
+        ("moerun_expert_slot_tokens_total", slots.tokens),
+        ("moerun_expert_slot_hits_total", slots.hits),
+        ("moerun_expert_slot_uploads_total", slots.uploads),
+        ("moerun_expert_slot_upload_bytes_total", slots.upload_bytes),
+        ("moerun_expert_slot_upload_seconds_total", slots.upload_s),
+    ):
+        yield _Value(name=name, value=value)
 
 
 def _traffic_values(phase: str, traffic: Traffic) -> Iterator[_Value]:

@@ -27,6 +27,14 @@ def streaming_document(sample: StreamingSample | None) -> dict[str, Any] | None:
             "wasted_bytes": sample.preloading.wasted_bytes,
             "accuracy_fraction": sample.preloading.accuracy_fraction,
         }
+    if sample.slots is not None:
+        document["slots"] |= {
+            "hit_fraction": sample.slots.hit_fraction,
+            "uploads_per_token": sample.slots.uploads_per_token,
+            "upload_s_per_token": sample.slots.upload_s_per_token,
+            "upload_bytes_per_s": sample.slots.upload_bytes_per_s,
+        }
+        document["unslotted_fraction"] = sample.unslotted_fraction
     return document
 
 

@@ -4,13 +4,14 @@ Knows: labels, columns and units.
 Does not know: how anything was counted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from rich.text import Text
 
-from moerun.experts.counters import SsdCacheUse, StreamingSample, Traffic
+from moerun.experts.counters import SlotCounters, SsdCacheUse, StreamingSample, Traffic
 from moerun.machine.description import HOST, SSD
 from moerun.report.console import Page, labelled
 from moerun.report.heat_map import heat_lines
@@ -26,6 +27,7 @@ _BAR_CELLS: Final = 40
 _MEGABYTE: Final = 1_000_000
 _GIGABYTE: Final = 1_000_000_000
 _WIDTHS: Final = (20, 17, 17, 17)
+NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +45,12 @@ def streaming_lines(
     *,
     is_coloured: bool,
     elsewhere: Sequence[ExpertTier] = (),
+    labels: Mapping[str, str] = NO_LABELS,
 ) -> Iterator[Text]:
-    """Yield all of a sample; `elsewhere` are experts that do not stream, as those on GPUs."""
+    """Yield all of a sample; `elsewhere` are experts that do not stream, as those on GPUs.
+
+    `labels` are the names of devices for people.
+    """
     title = Text("experts", style="bold")
     title.append(f"  {sample.mechanism}, {sample.policy}", style="default not bold")
     yield title
@@ -52,7 +58,7 @@ def streaming_lines(
     yield Text()
     yield from _traffic_lines(sample)
     yield Text()
-    for label, sentence in streaming_figures(sample, with_traffic=False):
+    for label, sentence in streaming_figures(sample, with_traffic=False, labels=labels):
         yield from labelled(f"{label}:", sentence, page, indent=_INDENT)
     if sample.heat:
         yield Text()
@@ -98,8 +104,10 @@ def elsewhere_of(record: RunnerRecord, report: MemoryReport) -> tuple[ExpertTier
     )
 
 
-def streaming_figures(sample: StreamingSample, *, with_traffic: bool) -> Iterator[tuple[str, str]]:
-    """Yield label and sentence of every figure that has one value."""
+def streaming_figures(
+    sample: StreamingSample, *, with_traffic: bool, labels: Mapping[str, str] = NO_LABELS
+) -> Iterator[tuple[str, str]]:
+    """Yield label and sentence of every figure that has one value; `labels` name devices."""
     if with_traffic:
         yield "experts", f"{sample.mechanism}, {sample.policy}"
         yield "experts held", _held(sample)
@@ -114,7 +122,10 @@ def streaming_figures(sample: StreamingSample, *, with_traffic: bool) -> Iterato
             ),
         )
     yield "why", printable(sample.because)
-    yield "cache", _cache(sample)
+    if sample.slots is not None:
+        yield from _slot_figures(sample, sample.slots, labels)
+    if sample.slots is None or sample.cache_bytes < sample.expert_bytes:
+        yield "cache", _cache(sample)
     yield "expert switch", _latency(sample)
     if sample.storage_bytes_per_s is not None:
         yield "SSD", _storage(sample)
@@ -183,6 +194,45 @@ def _cache(sample: StreamingSample) -> str:
     if sample.resident_bytes is None:
         return sentence
     return f"{sentence}; the system has {format_gib(sample.resident_bytes)} of experts in memory"
+
+
+def _slot_figures(
+    sample: StreamingSample, slots: SlotCounters, labels: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield what slots hold, hit and move."""
+    places = ", ".join(
+        f"{format_gib(size_bytes)} on {printable(labels.get(device, device))}"
+        for device, size_bytes in slots.device_bytes
+    )
+    yield (
+        "slots",
+        f"{slots.held_experts:,} of {slots.slots:,} in {slots.layers} layers hold an expert; "
+        f"{places}",
+    )
+    if slots.hit_fraction is None:
+        yield "slot hit rate", "no token used slots yet"
+    else:
+        yield (
+            "slot hit rate",
+            f"{slots.hit_fraction:.1%} of {slots.hits + slots.uploads:,} requests of "
+            f"{slots.tokens:,} tokens",
+        )
+        yield "uploads", _uploads(slots)
+    share = sample.unslotted_fraction
+    if share is not None:
+        yield "CPU share", f"{share:.1%} of requests went without slots, as prompts do"
+
+
+def _uploads(slots: SlotCounters) -> str:
+    tokens, rate = max(1, slots.tokens), slots.upload_bytes_per_s
+    sentence = (
+        f"{slots.uploads / tokens:.1f} experts/token, "
+        f"{slots.upload_bytes / tokens / _MEGABYTE:.1f} MB/token, "
+        f"{_short(slots.upload_s / tokens)}/token"
+    )
+    if rate is not None:
+        sentence += f" at {rate / _GIGABYTE:.2f} GB/s"
+    return sentence + ("" if slots.is_queued else ", one after another")
 
 
 def _latency(sample: StreamingSample) -> str:

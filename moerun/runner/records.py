@@ -25,7 +25,7 @@ from moerun.places import write_whole
 from moerun.planning.plan import Ledger
 from moerun.runner.statistics import MemorySample
 
-RECORD_SCHEMA: Final = 2  # 2 added `last_streaming`; one of schema 1 reads as it is
+RECORD_SCHEMA: Final = 3  # 2 added `last_streaming`, 3 slots; earlier ones read as they are
 _FOLDER: Final = "runners"
 _MOST_DIGITS: Final = 10  # of a process id on any system
 
