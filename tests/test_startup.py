@@ -11,7 +11,7 @@ from tests.real_shapes import write_sparse_gguf
 
 HEAVY = {
     "numpy", "gguf", "llama_cpp", "pynvml", "psutil", "yaml", "rich", "pydantic", "jinja2",
-    "huggingface_hub", "httpx", "starlette",
+    "huggingface_hub", "httpx", "starlette", "prompt_toolkit",
 }  # fmt: skip
 CODE = """
 import sys

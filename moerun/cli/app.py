@@ -14,6 +14,7 @@ from typing import Annotated, Final
 import typer
 from typer.exceptions import TyperException
 
+from moerun.cli.chat_flags import attach_values
 from moerun.cli.verbs import VerbGroup
 from moerun.errors import EXIT_BUG, EXIT_INTERRUPTED, MoerunError
 from moerun.report.notices import tell
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, *, program: typer.Typer = app) 
 
     `program` is what the command line is for; tests hand in one that fails.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = attach_values(sys.argv[1:] if arguments is None else arguments)
     _prepare_streams()
     try:
         code = _run(program, given)

@@ -177,11 +177,13 @@ def opened_model(
     is_quiet: bool = False,
     is_verbose: bool = False,
     trace_path: str | None = None,
+    may_embed: bool = False,
 ) -> Iterator[OpenedModel]:
     """Load by a measured plan and keep a record; the runner ends with the context.
 
     The runner comes up while settings, model and machine are asked. Routing is added to the file
-    `trace_path`, which holds a header already, and is whole when the context has ended.
+    `trace_path`, which holds a header already, and is whole when the context has ended. A model
+    that makes vectors alone is refused unless it `may_embed`.
     """
     from moerun.cli.planning_steps import path_of_name
     from moerun.places import log_folder, models_folder
@@ -196,7 +198,8 @@ def opened_model(
         model_in_use(models_folder(), lambda: path_of_name(name)),
     ):
         asked = replace(ask(name, flags), trace_path=trace_path)
-        require_text(asked.model)
+        if not may_embed:
+            require_text(asked.model)
         _tell_settings(asked, is_quiet=is_quiet, is_verbose=is_verbose)
         loaded = _load(asked, runner, is_quiet=is_quiet)
         for note in loaded.report.notes:
@@ -280,7 +283,8 @@ def _voice(asked: Asked, line: "LoadingLine", *, is_quiet: bool) -> "Voice":
     def label(device: "DeviceId") -> str:
         return "the host" if device == HOST else asked.machine.label(device)
 
-    return Voice(announce=announce, warn=warn, progress=line.update, label=label)
+    note = (lambda text: None) if is_quiet else lambda text: say(f"Note: {text}")
+    return Voice(announce=announce, warn=warn, progress=line.update, label=label, note=note)
 
 
 def _tell_settings(asked: Asked, *, is_quiet: bool, is_verbose: bool) -> None:

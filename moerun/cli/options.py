@@ -217,6 +217,11 @@ def placement_variables() -> dict[str, str]:
     return {key.variable: f"as {names[key.short]}" for key in KEYS if key.short in names}
 
 
+def flag_name(key: str) -> str:
+    """Return the flag that sets a setting, as it is typed."""
+    return next((flag.names[0] for flag in _FLAGS if key in flag.keys), key)
+
+
 def with_placement_flags(
     *, can_imagine_machine: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -8,23 +8,26 @@ does not end in one. With `--json` it holds one document.
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from moerun.cli.options import PlacementFlags, placement_variables, with_placement_flags
 
 if TYPE_CHECKING:
-    from moerun.cli.open_model import OpenedModel
-    from moerun.engine.interface import GenerationResult
-    from moerun.runner.carried import Carried
+    from moerun.cli.missing_model import MissingModel
+    from moerun.cli.own_partner import OwnPartner
+    from moerun.cli.served_partner import ServedPartner
+    from moerun.repl.settings import ChatSettings
 
 VARIABLES: Final = {
     "MOERUN_MODELS": "folder whose GGUF files can be named",
+    "MOERUN_HOST": "address of the server that is asked, where one runs",
+    "MOERUN_API_KEY": "its key, where it wants one",
     "MOERUN_NOHISTORY": "1 keeps no history of what you type",
     **placement_variables(),
 }
-SCHEMA: Final = 1
 _LONGEST_PROMPT_BYTES: Final = 32 << 20
 
 
@@ -98,6 +101,43 @@ def run(
             help="Most tokens; -1 is no limit.",
         ),
     ] = None,
+    format_text: Annotated[
+        str | None,
+        typer.Option("--format", metavar="json|SCHEMA", help="Have the answer be JSON."),
+    ] = None,
+    think: Annotated[
+        str | None,
+        typer.Option(
+            "--think",
+            metavar="[=LEVEL]",
+            help="Think first: alone, or =false, =low, =medium, =high, =max.",
+        ),
+    ] = None,
+    hides_thinking: Annotated[
+        str, typer.Option("--hidethinking", metavar="", help="Think, but do not show it.")
+    ] = "false",
+    keep_alive: Annotated[
+        str | None,
+        typer.Option(
+            "--keepalive", metavar="TIME", help="How long a server keeps it: 5m, 30, 0, -1."
+        ),
+    ] = None,
+    is_unwrapped: Annotated[
+        bool, typer.Option("--nowordwrap", help="Do not break lines between words.")
+    ] = False,
+    truncate: Annotated[
+        str,
+        typer.Option(
+            "--truncate", metavar="[=false]", help="Of a model of vectors: cut what is too long."
+        ),
+    ] = "true",
+    dimensions: Annotated[
+        int | None,
+        typer.Option("--dimensions", metavar="N", min=1, help="Of vectors: keep so many numbers."),
+    ] = None,
+    is_local: Annotated[
+        bool, typer.Option("--local", help="Load it here, even when a server runs.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document with answer and figures.")
     ] = False,
@@ -117,148 +157,176 @@ def run(
 ) -> None:
     """Answer a prompt, or hold a conversation when there is none and a terminal to hold it on.
 
-    A model that is not on this machine is pulled first. Ctrl-C ends the answer; a one-shot prompt
-    then exits with 130. An empty prompt ("") loads the model and exits.
+    A server that runs is asked, unless flags of placement or --local say otherwise; without one
+    the model is loaded here, and leaves memory at the end. A model that is not on this machine is
+    pulled first. Ctrl-C ends the answer; a one-shot prompt then exits with 130. An empty prompt
+    ("") loads the model and exits.
     """
-    from moerun.cli.missing_model import fetch_missing, find_missing
-    from moerun.cli.open_model import opened_model
-    from moerun.engine.interface import Sampling
-    from moerun.engine.sampling import choose_sampling
-    from moerun.runner.carried import carried_by
+    from moerun.cli.chat_flags import read_format, read_keep_alive, read_switch, read_thinking
+    from moerun.engine.interface import AnswerFormat
+    from moerun.repl.settings import ChatSettings
 
     if is_dry_run:
         _show_run(model, flags, as_json=as_json, is_quiet=is_quiet)
         return
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repeat_penalty=repeat_penalty,
-        seed=seed,
+    sampling = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+        "num_predict": _token_limit(num_predict),
+    }
+    settings = ChatSettings(
+        parameters=tuple((name, value) for name, value in sampling.items() if value is not None),
+        system=system,
+        format=read_format(format_text) if format_text else AnswerFormat(),
+        think=read_thinking(think) if think is not None else None,
     )
-    choose_sampling(sampling, {})  # what cannot be is told before anything is loaded
-    limit = _token_limit(num_predict)
-    missing = find_missing(model, flags)
-    if missing is not None:
-        model = fetch_missing(missing, says_yes=says_yes, is_quiet=is_quiet or as_json)
-    text = _read_prompt(tuple(prompt or ()), as_json=as_json)
+    run_model(
+        model,
+        settings,
+        RunWishes(
+            words=tuple(prompt or ()),
+            flags=flags,
+            keep_alive=read_keep_alive(keep_alive) if keep_alive is not None else None,
+            truncates=read_switch(truncate, flag="--truncate"),
+            dimensions=dimensions,
+            hides_thinking=read_switch(hides_thinking, flag="--hidethinking"),
+            wraps=not is_unwrapped,
+            is_local=is_local,
+            as_json=as_json,
+            is_verbose=is_verbose,
+            is_quiet=is_quiet,
+            says_yes=says_yes,
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWishes:
+    """What the flags ask for beside the settings of a conversation."""
+
+    words: tuple[str, ...]
+    flags: PlacementFlags
+    keep_alive: str | float | None
+    truncates: bool
+    dimensions: int | None
+    hides_thinking: bool
+    wraps: bool
+    is_local: bool
+    as_json: bool
+    is_verbose: bool
+    is_quiet: bool
+    says_yes: bool
+
+
+def run_model(name: str, settings: "ChatSettings", wishes: RunWishes) -> None:
+    """Ask a server that has the model, else fetch it where it is missing and load it here."""
+    from moerun.cli.missing_model import find_missing
+    from moerun.cli.open_model import say
+    from moerun.cli.server_choice import choose_server, without_server
+    from moerun.engine.interface import Sampling
+    from moerun.engine.sampling import choose_sampling
+    from moerun.store.parameters import Target
+
+    # What cannot be is told before anything is loaded.
+    choose_sampling(Sampling(**settings.of_target(Target.SAMPLING)), {})
     started_s = time.monotonic()
-    with opened_model(model, flags, is_quiet=is_quiet, is_verbose=is_verbose) as opened:
-        carried = carried_by(
-            opened.profile,
-            sampling=sampling,
-            maximum_tokens=limit,
-            is_limit_given=num_predict is not None,
-            system=system,
-        )
-        if text is None:
-            from moerun.cli.conversation import hold_conversation
+    choice = choose_server(name, wishes.flags, is_local=wishes.is_local)
+    if choice.client is not None:
+        from moerun.cli.served_partner import ServedPartner
 
-            hold_conversation(opened, carried, is_verbose=is_verbose)
+        served = ServedPartner(choice.client, name, keep_alive=wishes.keep_alive)
+        is_known = served.is_known()
+        if not is_known and (missing := find_missing(name, wishes.flags)) is not None:
+            served.name = name = _fetched(missing, wishes)
+            is_known = served.is_known()
+        if is_known:
+            for option, value in choice.options:
+                settings = settings.with_parameter(option, str(value))
+            _talk(served, settings, wishes, started_s)
             return
-        shot = OneShot(opened, carried, started_s=started_s)
-        shot.answer(text, as_json=as_json, is_verbose=is_verbose, is_quiet=is_quiet)
+        choice = without_server(choice, name)
+    elif (missing := find_missing(name, wishes.flags)) is not None:
+        name = _fetched(missing, wishes)
+    if choice.note is not None and not wishes.is_quiet:
+        say(f"Note: {choice.note}")
+    if wishes.keep_alive is not None and not wishes.is_quiet:
+        say("Note: --keepalive is for a server; loaded here, the model leaves memory with this run")
+    _run_here(name, settings, wishes, started_s)
 
 
-class OneShot:
-    """One prompt and its answer."""
+def _fetched(missing: "MissingModel", wishes: RunWishes) -> str:
+    from moerun.cli.missing_model import fetch_missing
 
-    def __init__(self, opened: "OpenedModel", carried: "Carried", *, started_s: float) -> None:
-        self._opened = opened
-        self._carried = carried
-        self._started_s = started_s
-
-    def answer(self, text: str, *, as_json: bool, is_verbose: bool, is_quiet: bool) -> None:
-        """Answer and tell how it went; exits with 130 when it was interrupted."""
-        from moerun.cli.open_model import say
-        from moerun.engine.interface import StopReason
-        from moerun.errors import EXIT_INTERRUPTED
-
-        if not text:
-            if as_json:
-                self._print_json("", None)
-            elif not is_quiet:
-                say(f"{self._opened.model.name} was loaded; nothing was asked")
-            return
-        answer, result = self._generate(text, shows=not as_json)
-        if as_json:
-            self._print_json(answer, result)
-        for note in () if is_quiet else result.notes:
-            say(f"Note: {note}")
-        if is_verbose:
-            print_figures(self._opened, result, load_s=self._load_s, total_s=self._total_s)
-        self._opened.refresh_record()
-        if result.stop_reason is StopReason.CANCELLED:
-            raise typer.Exit(EXIT_INTERRUPTED)
-
-    @property
-    def _load_s(self) -> float:
-        return self._opened.loaded.report.load_s
-
-    @property
-    def _total_s(self) -> float:
-        return time.monotonic() - self._started_s
-
-    def _generate(self, text: str, *, shows: bool) -> "tuple[str, GenerationResult]":
-        from moerun.engine.interface import Message
-        from moerun.report.answer_view import AnswerWriter
-        from moerun.runner.interruption import interrupts
-
-        writer = AnswerWriter(sys.stdout, is_terminal=sys.stdout.isatty())
-        pieces: list[str] = []
-        question = Message(role="user", content=text)
-        request = self._carried.request(self._carried.system, (question,))
-        runner = self._opened.runner
-        with interrupts(runner.cancel):
-            result = runner.generate(request, on_text=writer.write if shows else pieces.append)
-        if shows:
-            writer.finish()
-        return writer.text if shows else "".join(pieces), result
-
-    def _print_json(self, answer: str, result: "GenerationResult | None") -> None:
-        import json
-
-        from moerun.report.run_document import run_document
-
-        document = {
-            "schema": SCHEMA,
-            **run_document(
-                answer,
-                result,
-                model=self._opened.model,
-                loaded=self._opened.loaded,
-                mode=self._opened.mode,
-                buffers=self._opened.buffers(),
-                streaming=self._opened.streaming(),
-                total_s=self._total_s,
-            ),
-        }
-        typer.echo(json.dumps(document, indent=2, ensure_ascii=not _speaks_unicode()))
+    quiet = wishes.is_quiet or wishes.as_json
+    return fetch_missing(missing, says_yes=wishes.says_yes, is_quiet=quiet)
 
 
-def print_figures(
-    opened: "OpenedModel", result: "GenerationResult", *, load_s: float, total_s: float
+def _run_here(name: str, settings: "ChatSettings", wishes: RunWishes, started_s: float) -> None:
+    from moerun.cli.own_partner import OwnPartner
+
+    with OwnPartner(
+        name,
+        wishes.flags,
+        is_quiet=wishes.is_quiet,
+        is_verbose=wishes.is_verbose,
+        may_embed=True,
+    ) as partner:
+        _talk(partner, settings, wishes, started_s)
+
+
+def _talk(
+    partner: "OwnPartner | ServedPartner",
+    settings: "ChatSettings",
+    wishes: RunWishes,
+    started_s: float,
 ) -> None:
-    """Print the timing block, then the buffers and what streaming did, to standard error."""
-    from moerun.report.buffer_view import buffer_lines
-    from moerun.report.notices import tell
-    from moerun.report.streaming_view import verbose_lines
-    from moerun.report.timing_view import label_line, timing_lines
+    """Make a vector, answer one prompt, or hold a conversation."""
+    from moerun.cli.one_shot import OneShot
+    from moerun.cli.open_model import warn
+    from moerun.engine.interface import Thinking
 
-    machine = opened.machine
-    lines = [*timing_lines(result, load_s=load_s, total_s=total_s)]
-    lines += [label_line("mode", opened.mode)]
-    lines += [label_line("seed", str(result.seed))]
-    lines += buffer_lines(opened.buffers(), machine.label)
-    streaming = opened.streaming()
-    if streaming is not None:
-        lines += verbose_lines(streaming)
-    tell(*lines)
+    text = _read_prompt(wishes.words, as_json=wishes.as_json)
+    if partner.makes_vectors():
+        _print_vector(partner, text, settings, wishes)
+        return
+    if settings.think not in (None, Thinking.OFF) and not partner.can_think(settings):
+        warn(f"{partner.name} does not think; --think has no effect")
+        settings = replace(settings, think=None)
+    if text is not None:
+        OneShot(partner, settings, wishes, started_s=started_s).answer(text)
+        return
+    from moerun.cli.conversing import hold_conversation
+
+    partner.warm_up(settings)
+    hold_conversation(partner, settings, wishes)
+
+
+def _print_vector(
+    partner: "OwnPartner | ServedPartner",
+    text: str | None,
+    settings: "ChatSettings",
+    wishes: RunWishes,
+) -> None:
+    """Print the vector of a text as one JSON array, as a model that writes no text can."""
+    import json
+
+    from moerun.errors import UsageError
+
+    if not text:
+        raise UsageError(
+            f"{partner.name} makes vectors of texts, and no text was given",
+            hint=f'`moerun run {partner.name} "a text"`, or pipe one in',
+        )
+    vector = partner.embed(text, settings, truncates=wishes.truncates, dimensions=wishes.dimensions)
+    typer.echo(json.dumps(vector))
 
 
 def _token_limit(num_predict: int | None) -> int | None:
-    """Return the most tokens to answer with, None for no limit."""
+    """Return the most tokens to answer with, -1 for no limit, None where nothing was said."""
     from moerun.errors import UsageError
 
     if num_predict == 0:
@@ -266,7 +334,7 @@ def _token_limit(num_predict: int | None) -> int | None:
             "--num-predict: at least one token must be asked for, not 0",
             hint='-1 is no limit; an empty prompt ("") loads the model and asks for none',
         )
-    return None if num_predict == -1 else num_predict
+    return num_predict
 
 
 def _read_prompt(words: tuple[str, ...], *, as_json: bool) -> str | None:
@@ -329,10 +397,3 @@ def _show_plan(name: str, flags: PlacementFlags, *, as_json: bool, is_quiet: boo
         print_lines(console, lines)
     for note in (*asked.settings.notes, *(() if is_quiet else asked.machine.notes)):
         say(f"Note: {note}")
-
-
-def _speaks_unicode() -> bool:
-    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-
-
-_Document = dict[str, Any]

@@ -103,7 +103,7 @@ def _describe(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
 
     found = find_model(name)
     if found is not None:
-        return _of_installed(found)
+        return describe_installed(found)
     if (remote := said_remote(name)) is not None:
         from moerun.store.remote_header import remote_header
 
@@ -135,12 +135,15 @@ def _of_library(name: str) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
 
     reference = library_reference(name)
     if reference is None:
-        return _of_installed(require_model(name))  # which says what comes closest
+        return describe_installed(require_model(name))  # which says what comes closest
     with asking_library(name):
         return _shown(str(reference), "at ollama.com", remote_header(reference)), ()
 
 
-def _of_installed(found: "InstalledModel") -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
+def describe_installed(
+    found: "InstalledModel",
+) -> "tuple[ShownModel, tuple[tuple[str, str], ...]]":
+    """Return what a model on this machine is, and the messages that it carries."""
     from dataclasses import replace
 
     from moerun.model.gguf_header import read_header

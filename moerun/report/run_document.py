@@ -41,7 +41,7 @@ def run_document(
         "reused_tokens": result.reused_tokens if result else None,
         "answer_tokens": result.answer_tokens if result else None,
         "seed": result.seed if result else None,
-        "timings": _timings(result, loaded, total_s),
+        "timings": _timings(result, loaded.report.load_s, total_s),
         "notes": [*loaded.report.notes, *(result.notes if result else ())],
         "plan": _plan(loaded, mode, buffers),
         "streaming": streaming_document(streaming),
@@ -49,10 +49,37 @@ def run_document(
     }
 
 
+def served_document(
+    answer: str,
+    result: GenerationResult | None,
+    *,
+    name: str,
+    server: str,
+    load_s: float | None,
+    total_s: float,
+) -> dict[str, Any]:
+    """Return the same of an answer that a server gave; what it does not tell is None."""
+    return {
+        "model": {"name": name, "architecture": None, "path": None, "digest": None},
+        "answer": answer,
+        "stop_reason": result.stop_reason.value if result else None,
+        "prompt_tokens": result.prompt_tokens if result else None,
+        "reused_tokens": None,
+        "answer_tokens": result.answer_tokens if result else None,
+        "seed": result.seed if result else None,
+        "timings": _timings(result, load_s, total_s),
+        "notes": [],
+        "plan": None,
+        "streaming": None,
+        "engine_version": None,
+        "server": server,
+    }
+
+
 def _timings(
-    result: GenerationResult | None, loaded: Loaded, total_s: float
+    result: GenerationResult | None, load_s: float | None, total_s: float
 ) -> dict[str, float | None]:
-    timings: dict[str, float | None] = {"total_s": total_s, "load_s": loaded.report.load_s}
+    timings: dict[str, float | None] = {"total_s": total_s, "load_s": load_s}
     if result is not None:
         read_tokens = result.prompt_tokens - result.reused_tokens
         timings |= {

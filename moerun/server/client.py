@@ -60,7 +60,7 @@ class Client:
         """
         connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         try:
-            connection.request(method, path, body=_content(body), headers=self._headers())
+            connection.request(method, path, body=_content(body), headers=self.headers())
             reply = connection.getresponse()
             text = reply.read()
             return reply.status, json.loads(text) if text else None
@@ -93,16 +93,14 @@ class Client:
                 connection.connect()
             except OSError as error:
                 raise self._silent(error) from error
-            assert connection.sock is not None
             # Loading and long prompts take as long as they take.
             connection.sock.settimeout(None)
-            stream = ServedStream(connection, connection.sock, self)
-            stream.begin(path, _content(body), self._headers())
-            yield stream
+            yield ServedStream(connection, self, path, body)
         finally:
             connection.close()
 
-    def _headers(self) -> dict[str, str]:
+    def headers(self) -> dict[str, str]:
+        """Return what goes with each request."""
         headers = {"Content-Type": "application/json"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
@@ -119,17 +117,19 @@ class ServedStream:
     """The lines of one reply. `cancel` may be called from a signal handler while they are read."""
 
     def __init__(
-        self, connection: http.client.HTTPConnection, channel: socket.socket, client: Client
+        self,
+        connection: http.client.HTTPConnection,
+        client: Client,
+        path: str,
+        body: Mapping[str, Any],
     ) -> None:
+        """Prepare; what is asked is sent when the lines are read, so that it can be cancelled."""
         self._connection = connection
-        self._channel = channel
+        self._channel = connection.sock
         self._client = client
-        self._request: tuple[str, bytes | None, dict[str, str]] | None = None
+        self._path = path
+        self._body = body
         self.is_cancelled = False
-
-    def begin(self, path: str, content: bytes | None, headers: dict[str, str]) -> None:
-        """Note what is asked; it is sent when the lines are read, so that it can be cancelled."""
-        self._request = (path, content, headers)
 
     def cancel(self) -> None:
         """End the reply; whoever reads its lines gets no more, and no error."""
@@ -139,11 +139,11 @@ class ServedStream:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield each line as it comes, the last with `done`; ServeError when it breaks off."""
-        assert self._request is not None
-        path, content, headers = self._request
         is_done = False
         try:
-            self._connection.request("POST", path, body=content, headers=headers)
+            self._connection.request(
+                "POST", self._path, body=_content(self._body), headers=self._client.headers()
+            )
             reply = self._connection.getresponse()
             if reply.status != _OK:
                 text = reply.read()
