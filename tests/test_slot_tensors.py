@@ -121,12 +121,16 @@ def test_views_of_the_choice_are_followed():
 
 
 def test_weights_of_another_layer_or_an_adapter_are_no_slots():
-    layer = ALayer()
-    layer.experts()
-    adapter = layer.tensor("adapter.weight")
-    layer.node("lora-3", OP.MUL_MAT_ID, adapter, layer.input, layer.choice)
-    refusal = layer.look().refusal
-    assert refusal == "lora-3 reads adapter.weight by the choice, which is none of its weights"
+    for name, refusal in (
+        ("blk.4.x", "other-3 reads blk.4.x by the choice, which is none of its weights"),
+        ("blk.3.ffn_up_exps.weight.lora_a", "an adapter changes its experts"),
+        ("RPC0#blk.3.ffn_up_exps.weight.lora_b#0", "an adapter changes its experts"),
+    ):
+        layer = ALayer()
+        layer.experts()
+        other = layer.tensor(name)
+        layer.node("other-3", OP.MUL_MAT_ID, other, layer.input, layer.choice)
+        assert layer.look().refusal == refusal
 
 
 def test_experts_that_are_read_whole_are_refused():

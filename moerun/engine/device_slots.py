@@ -37,6 +37,7 @@ from moerun.machine.description import DeviceId
 
 # So many experts of one layer may be under way from pinned memory before the first is waited for.
 _STAGED_EXPERTS: Final = 4
+_EXPERTS_SUFFIX: Final = "_exps.weight"
 MATRIX_AXIS: Final = 2  # along which the experts of a matrix are counted
 
 
@@ -254,10 +255,12 @@ class DeviceSlots:
         )
 
     def _source_of(self, tensor: SlotTensor, whole: TensorState) -> int:
-        """Return the address of the first expert on the host: biases may lie on a device."""
+        """Return the address of the first expert on the host: biases and adapters may lie on a
+        device, and are small.
+        """
         if whole.buffer and whole.data and self._opened.buffer_is_host(whole.buffer):
             return whole.data
-        if tensor.axis == MATRIX_AXIS:
+        if tensor.name.endswith(_EXPERTS_SUFFIX):
             raise EngineRefused(
                 f"{tensor.name} lies on a device already, so its experts need no slots there."
             )

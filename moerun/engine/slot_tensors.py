@@ -34,7 +34,8 @@ from moerun.engine.graph_tensors import (
 _VALUES, _ROWS, _BIAS, _CHOICE = 0, 1, 1, 2  # the sources of the operations, by what they are
 _BIAS_AXIS, _SCALE_AXIS = 1, 0  # along which their experts are counted
 _VIEWS: Final = frozenset({abi.Operation.VIEW, abi.Operation.RESHAPE})
-_SOURCES: Final = 10
+# What an adapter adds to a matrix of experts - src/llama-adapter.cpp @ 0.3.36
+_ADAPTER: Final = ".lora_"
 
 
 class _Refused(Exception):
@@ -97,6 +98,8 @@ def _read_by(graph: Graph, node: int, index: int, place: Place) -> SlotTensor:
         found = SlotTensor(pointer=scale, name=_name(scale), axis=_SCALE_AXIS)
     else:
         raise _Refused(f"{name} reads the choice of its experts after them")
+    if _ADAPTER in found.name:
+        raise _Refused("an adapter changes its experts")
     if not found.name.startswith(f"blk.{place.layer.number}.") or is_copy(found.name.encode()):
         raise _Refused(f"{name} reads {found.name} by the choice, which is none of its weights")
     return found
