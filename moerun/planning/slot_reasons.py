@@ -21,7 +21,7 @@ def slot_decisions(problem: Problem, plan: Plan, trial: SlotTrial) -> list[Decis
     asked = "they were asked for"
     if plan.slots.is_trial:
         asked = (
-            f"by the rates of this machine {trial.because}; they stay only if the tokens of real "
+            f"by the rates of this machine, {trial.because}; they stay only if the tokens of real "
             f"answers take at least {plan.slots.least_gain_fraction:.0%} less time with them"
         )
     return [

@@ -102,8 +102,8 @@ def _gain(
     )
     slots_s += max(0, token_bytes - slotted_bytes) / rates.host_bytes_per_s
     told = (
-        f"{planned.expected_hit_fraction:.0%} of requests may hit, and a token take about "
-        f"{slots_s * 1e3:.1f} ms, against {static_s * 1e3:.1f} ms with whole layers"
+        f"with {planned.expected_hit_fraction:.0%} of hits a token may take {slots_s * 1e3:.1f} ms "
+        f"from slots, and {static_s * 1e3:.1f} ms with whole layers"
     )
     return static_s / slots_s, told
 

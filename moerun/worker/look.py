@@ -1,4 +1,4 @@
-"""The machine together with what its workers lend.
+"""The machine with the rate of its RAM where that counts, and with what its workers lend.
 
 Workers are asked in their own protocols, never through the engine, which would abort at a strange
 answer and wait for ever for none.
@@ -13,7 +13,7 @@ from pathlib import Path
 from moerun.engine.abi import installed_version
 from moerun.engine.installation import installed_backends
 from moerun.engine.look import look_at_machine
-from moerun.machine.description import Host, Machine
+from moerun.machine.description import Gpu, Host, Machine
 from moerun.machine.workers import parse_worker, with_workers
 from moerun.places import state_folder
 from moerun.worker.link_records import LinkRecords
@@ -25,8 +25,15 @@ _WITHOUT_RPC = "the engine was built without RPC, so no worker is used; `make ru
 def look_with_workers(
     workers: tuple[str, ...], *, model_path: Path | None = None, asks_always: bool = False
 ) -> Machine:
-    """Return the machine at hand with the devices of the workers that answer."""
-    return add_workers(look_at_machine(model_path=model_path, asks_always=asks_always), workers)
+    """Return the machine at hand with the devices of the workers that answer.
+
+    Where a card tells the rates of its memory and its link, that of RAM is known, too: with all
+    three a plan can tell what slots for experts may gain.
+    """
+    machine = look_at_machine(model_path=model_path, asks_always=asks_always)
+    if any(map(_tells_rates, machine.gpus)):
+        machine = replace(machine, host=_with_rate(machine.host, LinkRecords(state_folder())))
+    return add_workers(machine, workers)
 
 
 def add_workers(machine: Machine, workers: tuple[str, ...]) -> Machine:
@@ -46,8 +53,13 @@ def add_workers(machine: Machine, workers: tuple[str, ...]) -> Machine:
     return replace(found, notes=(*found.notes, *survey.refusals))
 
 
+def _tells_rates(gpu: Gpu) -> bool:
+    is_known = gpu.memory_bandwidth_bytes_per_s is not None and gpu.link_bytes_per_s is not None
+    return is_known and not gpu.shares_host_memory
+
+
 def _with_rate(host: Host, links: LinkRecords) -> Host:
-    """Return the host with the rate of its RAM, to which that of a worker is compared."""
+    """Return the host with the rate of its RAM, to which those of other memories are compared."""
     if host.memory_bandwidth_bytes_per_s is not None:
         return host
     rate = links.memory_rate(host.physical_cores, _measure_memory)
