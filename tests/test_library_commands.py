@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +11,12 @@ from moerun.cli.options import PlacementFlags
 from moerun.cli.planning_steps import profile_of_name, read_settings
 from moerun.engine.interface import GenerationRequest, Message, Sampling
 from moerun.errors import ConfigError
+from moerun.model.gguf_file import read_file
+from moerun.model.gguf_header import read_model
 from moerun.runner.carried import carried_by
 from moerun.settings.description import ModelSettings
 from moerun.settings.load import load_settings, with_model
+from tests.adapters import write_adapter
 from tests.model_files import a_model_file
 
 MODELFILE = """
@@ -117,7 +121,9 @@ def test_the_catalogue_and_files_are_shown(capsys, weights):
     ("text", "message"),
     [
         ("FROM nosuch", "No model at hand is called 'nosuch'"),
-        ("FROM demo\nADAPTER x", "does not apply LoRA adapters"),
+        ("FROM demo\nADAPTER x", "ADAPTER x: there is no such file"),
+        ("FROM demo\nADAPTER .", "an adapter is a GGUF file"),
+        ("FROM demo\nADAPTER Modelfile", "download"),
         ("FROM demo\nTEMPLATE {% x %}{{ .Prompt }}", "TEMPLATE: it is written in Jinja"),
         ("FROM demo\nPARAMETER ram_limit lots", "memory_strategy.ram_limit: "),
         ("FROM demo\nPARAMETER streaming fast", "memory_strategy.streaming: "),
@@ -323,4 +329,44 @@ def test_a_manifest_that_cannot_be_read_is_told_of_and_can_be_removed(
     assert "the manifest is not one of schema 2" in run(capsys, "show", "mine", code=3).err
     assert "Note:" not in run(capsys, "list", "other").err
     run(capsys, "rm", "mine")
+    assert "mine" not in run(capsys, "list").out
+
+
+def test_an_adapter_is_a_layer_that_is_shown_planned_copied_and_removed(here, capsys, weights):
+    shape = {t.name: t.shape for t in read_model(weights).tensors}
+    matrices = {name: shape[name] for name in shape if name.endswith("attn_output.weight")}
+    adapter = write_adapter(here / "adapter.gguf", matrices)
+    create(here, capsys, f"FROM {weights}\n", name="bare")
+    create(here, capsys, f"FROM {weights}\nADAPTER ./adapter.gguf\n")
+    shown = json.loads(run(capsys, "show", "mine", "--json").out)
+    (kept,) = shown["adapters"]
+    assert kept["size_bytes"] == adapter.stat().st_size
+    assert "Adapters" in run(capsys, "show", "mine").out
+    assert f"ADAPTER {kept['path']}" in run(capsys, "show", "mine", "--modelfile").out
+    models = json.loads(run(capsys, "list", "--json").out)["models"]
+    size = {model["name"]: model["size_bytes"] for model in models}
+    assert 0 <= size["mine:latest"] - size["bare:latest"] - adapter.stat().st_size < 1000
+    added = sum(entry.size_bytes for entry in read_file(adapter).tensors)
+    assert weights_planned(capsys, "mine") - weights_planned(capsys, "bare") == added
+    run(capsys, "cp", "mine", "again")
+    run(capsys, "rm", "mine")
+    create(here, capsys, "FROM again\nSYSTEM Be brief.\n", name="child")
+    run(capsys, "rm", "again")
+    assert weights_planned(capsys, "child") - weights_planned(capsys, "bare") == added
+    assert Path(kept["path"]).is_file()
+    run(capsys, "rm", "child")
+    assert not Path(kept["path"]).exists()
+
+
+def weights_planned(capsys, name: str) -> int:
+    """Return what the plan charges for weights, wherever they lie."""
+    document = json.loads(run(capsys, "plan", name, "--json", "--ram", "8G").out)
+    charges = document["plan"]["ledger"]["charges"]
+    return sum(c["size_bytes"] for c in charges if c["kind"].endswith("_weights"))
+
+
+def test_an_adapter_of_another_model_makes_nothing(here, capsys, weights):
+    write_adapter(here / "adapter.gguf", {"blk.0.attn_q.weight": (32, 32)}, architecture="llama")
+    said = create(here, capsys, f"FROM {weights}\nADAPTER adapter.gguf\n", code=3)
+    assert "adapter.gguf is an adapter for models of llama" in said.err
     assert "mine" not in run(capsys, "list").out

@@ -52,7 +52,7 @@ def test_a_modelfile_says_all_that_it_says():
         ("FROM a\nFROM b", "Modelfile:2: FROM stands here again .first in line 1"),
         ("FROM a\nWISH b", "Modelfile:2: 'WISH' is no instruction"),
         ("FROM a\n=b", "Modelfile:2: '=b' is no instruction"),
-        ("FROM a\nADAPTER ./lora.gguf", "Modelfile:2: ADAPTER: moerun does not apply LoRA"),
+        ("FROM a\nADAPTER", "Modelfile:2: ADAPTER wants the path of a file"),
         ('FROM a\nSYSTEM """never ends', "Modelfile:2: the text in triple quotes does not end"),
         ('FROM a\nSYSTEM """x""" y', "something stands behind"),
         ("FROM a\nPARAMETER temperature", "wants a name and a value"),

@@ -29,7 +29,7 @@ def create(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Make a model of a Modelfile: FROM, PARAMETER, SYSTEM, TEMPLATE, MESSAGE, LICENSE.
+    """Make a model of a Modelfile: FROM, ADAPTER, PARAMETER, SYSTEM, TEMPLATE, MESSAGE, LICENSE.
 
     What FROM names is pulled when it is not here, as `moerun run` does.
 

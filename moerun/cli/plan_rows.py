@@ -52,8 +52,8 @@ def _row_of_installed(
     found: "InstalledModel", machine: "Machine", strategy: "Strategy"
 ) -> "ModelRow":
     from moerun.errors import ModelError
-    from moerun.model.gguf_header import read_model
     from moerun.report.tables import ModelRow
+    from moerun.store.described import described_model
 
     name, source = found.name, str(found.source)
     path = str(found.paths[0]) if found.paths else ""
@@ -61,7 +61,7 @@ def _row_of_installed(
     try:
         if found.trouble or not found.paths:
             raise ModelError(trouble)
-        model = read_model(found.paths[0])
+        model = described_model(found)
     except ModelError as error:
         return ModelRow(name=name, path=path, source=source, verdict=REFUSED, error=error.message)
     return _planned(name, path, source, model, machine, strategy)

@@ -98,7 +98,9 @@ def read_named_model(name: str) -> "Model":
         found = require_model(name)
     except UsageError:  # what no store can hold: said as of a file that is not there
         return read_model(resolve_model(name))
-    return read_model(found.paths[0])
+    from moerun.store.described import described_model
+
+    return described_model(found)
 
 
 def model_to_plan(name: str) -> "tuple[Model, CatalogEntry | None]":
@@ -231,7 +233,12 @@ def _machine_at_hand_or_in_file(file: Path | None, model_path: Path | None) -> "
     backends = frozenset(installed_backends())
     # An engine for the processor alone has no devices; of any other they are not known unasked.
     devices = () if backends and backends <= _WITHOUT_GPU else None
-    return probe_machine(model_path=model_path, engine_devices=devices, engine_backends=backends)
+    machine = probe_machine(model_path=model_path, engine_devices=devices, engine_backends=backends)
+    if not machine.gpus:
+        return machine
+    from moerun.worker.look import with_known_rate
+
+    return with_known_rate(machine)
 
 
 def with_limits_checked(machine: "Machine", loaded: LoadedSettings) -> "Machine":

@@ -147,12 +147,14 @@ def describe_installed(
     from dataclasses import replace
 
     from moerun.model.gguf_header import read_header
+    from moerun.store.described import described_model
     from moerun.store.profile import profile_of
 
     profile = profile_of(found)
     shown = _shown(found.name, found.source.value, read_header(found.paths[0]))
     shown = replace(
         shown,
+        model=described_model(found) if found.adapters else shown.model,
         digest=found.digest or shown.model.digest,
         path=str(found.paths[0]),
         parameters=profile.parameters,

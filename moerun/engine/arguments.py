@@ -13,6 +13,7 @@ from typing import Final
 from moerun.engine.tensor_patterns import patterns_for
 from moerun.errors import EngineRefused
 from moerun.machine.description import HOST, DeviceId, Machine, is_gpu
+from moerun.model.adapters import matrix_of
 from moerun.model.description import Model, Tensor, TensorRole, TensorUse
 from moerun.model.encodings import BY_NAME, row_bytes
 from moerun.planning.plan import Plan
@@ -62,7 +63,8 @@ class EngineArgs:
 
     `workers` are the addresses of RPC servers to register before loading. `sequences` is how many
     answers may be made at once; they share the cells of one context of `context_tokens`.
-    `expert_slots` are made after loading, of layers whose experts lie on the host.
+    `expert_slots` are made after loading, of layers whose experts lie on the host. `adapters` are
+    files of LoRA adapters, all applied in full.
     """
 
     model_path: str
@@ -83,6 +85,7 @@ class EngineArgs:
     workers: tuple[str, ...] = ()
     sequences: int = 1
     expert_slots: tuple[LayerSlots, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +126,7 @@ def engine_args(
         threads=plan.threads,
         workers=_workers(machine, plan.devices),
         expert_slots=_expert_slots(plan),
+        adapters=tuple(file.path for file in model.adapters),
     )
     overrides = _overrides(plan, model, simulate(bare, model))
     if len(overrides) >= MAX_OVERRIDES:
@@ -155,10 +159,13 @@ def simulate(args: EngineArgs, model: Model) -> Mapping[str, DeviceId]:
     """
     by_position = _layer_devices(args, len(model.layers))
     overrides = [(re.compile(override.pattern), override.device) for override in args.overrides]
-    return {
+    found = {
         tensor.name: _first_match(tensor.name, overrides) or _default_device(tensor, by_position)
         for tensor in model.loaded_tensors
+        if tensor.use is not TensorUse.ADAPTER
     }
+    beside = (t.name for t in model.loaded_tensors if t.use is TensorUse.ADAPTER)
+    return found | {name: found[matrix_of(name)] for name in beside}
 
 
 def output_device(args: EngineArgs, model: Model) -> DeviceId:
@@ -176,8 +183,10 @@ def predicted_buffers(args: EngineArgs, model: Model) -> tuple[BufferReport, ...
     copies = _tensors_by_device(args, model, devices)
     names = {reference.id: reference.engine_name for reference in args.devices}
     found: list[BufferReport] = []
-    for device, tensors in copies.items():
+    for device, placed in copies.items():
         name = names.get(device, "CPU")
+        found += _adapter_buffers(placed, device, name)
+        tensors = [tensor for tensor in placed if tensor.use is not TensorUse.ADAPTER]
         if args.load_mode in _MAPPED_MODES and (device == HOST or name.startswith("MTL")):
             found += [
                 _model_buffer(device, f"{name}_Mapped", span) for span in _mapped_spans(tensors)
@@ -220,6 +229,8 @@ def _overrides(
     }
     away: dict[DeviceId, list[str]] = {}
     for tensor in model.loaded_tensors:
+        if tensor.use is TensorUse.ADAPTER:
+            continue  # no override names it
         is_pinned_pair = tensor.use is TensorUse.DUPLICATED and any(
             exception.tensor == tensor.name for exception in plan.exceptions
         )
@@ -312,6 +323,25 @@ def _allocated_bytes(tensor: Tensor, device: DeviceId, engine_name: str) -> int:
         size += row_bytes(tensor.encoding, MATRIX_ROW_PADDING - excess)
     alignment = DEVICE_ALIGNMENT_BYTES if is_gpu(device) else HOST_ALIGNMENT_BYTES
     return -(-size // alignment) * alignment
+
+
+def _adapter_buffers(placed: list[Tensor], device: DeviceId, name: str) -> list[BufferReport]:
+    """Return the buffer that each adapter takes on a device."""
+    sums: dict[int, int] = {}
+    for tensor in placed:
+        if tensor.use is TensorUse.ADAPTER:
+            size_bytes = _allocated_bytes(tensor, device, name)
+            sums[tensor.file_index] = sums.get(tensor.file_index, 0) + size_bytes
+    return [
+        BufferReport(
+            component="llama_adapter_lora_init_impl",
+            buffer=name,
+            device=device,
+            kind="adapter",
+            size_bytes=size_bytes,
+        )
+        for _, size_bytes in sorted(sums.items())
+    ]
 
 
 def _model_buffer(device: DeviceId, buffer: str, size_bytes: int) -> BufferReport:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn, assert_never
 
 from moerun.engine import abi, devices
+from moerun.engine.adapters import apply_adapters
 from moerun.engine.arguments import BufferReport, EngineArgs, Override
 from moerun.engine.device_slots import DeviceSlots
 from moerun.engine.engine_log import EngineLog, engine_log
@@ -276,6 +277,12 @@ def _load(
         _refuse(args, log, mark, what=f"make a context of {args.context_tokens:,} tokens")
     if hook is not None:
         hook.context = context
+    try:
+        apply_adapters(opened, log, model, context, args.adapters)
+    except BaseException:
+        opened.llama.llama_free(context)
+        opened.llama.llama_model_free(model)
+        raise
     vocabulary = opened.llama.llama_model_get_vocab(model)
     lines = log.since(mark)
     return LoadedModel(

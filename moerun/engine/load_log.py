@@ -24,11 +24,12 @@ KV: Final = "kv"
 RECURRENT: Final = "recurrent"
 COMPUTE: Final = "compute"
 OUTPUT: Final = "output"
+ADAPTER: Final = "adapter"
 SLOTS: Final = "slots"  # in no log: they are made after loading
 
 _BUFFER: Final = re.compile(
     r"^(?P<component>[\w~:]+):\s+(?P<buffer>\S+)\s+"
-    r"(?P<kind>model|output|KV|RS|compute|DSV4 .* state) buffer size = +(?P<mib>\d+\.\d+) MiB"
+    r"(?P<kind>model|output|KV|RS|compute|LoRA|DSV4 .* state) buffer size = +(?P<mib>\d+\.\d+) MiB"
 )
 _KV_LAYER: Final = re.compile(r"^\w*kv_cache\w*: layer +\d+: dev = (?P<device>\S+)")
 _KV_TOTAL: Final = re.compile(r"^\w*kv_cache\w*: size = +(?P<mib>\d+\.\d+) MiB \( *\d+ cells")
@@ -38,7 +39,14 @@ _LAYER: Final = re.compile(
 _RPC_BUFFER: Final = re.compile(r"^RPC(?P<index>\d+)\[(?P<address>.+)\]$")
 # Buffer types of the processor, and page-locked memory that a driver lends it.
 _HOST_BUFFER: Final = re.compile(r"^(CPU|CPU_\w+|AMX|BLAS|\w+_Host)$")
-_KINDS: Final = {"model": MODEL, "output": OUTPUT, "KV": KV, "RS": RECURRENT, "compute": COMPUTE}
+_KINDS: Final = {
+    "model": MODEL,
+    "output": OUTPUT,
+    "KV": KV,
+    "RS": RECURRENT,
+    "compute": COMPUTE,
+    "LoRA": ADAPTER,
+}
 
 _OUT_OF_MEMORY: Final = (
     re.compile(r"failed to allocate (?P<buffer>\S+) buffer of size (?P<bytes>\d+)"),

@@ -130,7 +130,9 @@ def expert_layout(
 
 
 def _is_on_host(tensor: Tensor, devices: Mapping[str, DeviceId], model: Model) -> bool:
-    """Whether the host reads a tensor; a repeated one also where any layer computes there."""
+    """Whether the host reads a tensor of the model's files; a repeated one where it computes."""
+    if tensor.use is TensorUse.ADAPTER:
+        return False  # its file is not mapped
     if devices[tensor.name] in (HOST, SSD):
         return True
     if tensor.use is not TensorUse.REPEATED:

@@ -43,6 +43,7 @@ class TensorUse(StrEnum):
     LOADED = "loaded"
     SKIPPED = "skipped"  # in the file, never loaded (next-token-prediction blocks)
     DUPLICATED = "duplicated"  # loaded once as input, and once more as output (tied embeddings)
+    ADAPTER = "adapter"  # of an adapter: in memory beside the matrix that it changes, never mapped
     REPEATED = "repeated"  # loaded with the first layer, and once on every device that has layers
 
 
@@ -203,7 +204,7 @@ class Model:
 
     `layers` are all blocks that the engine counts, those it skips (next-token prediction) and
     those it adds without weights included, so that an index here is an index there. `files` begin
-    with the one that the engine is given.
+    with the one that the engine is given. What `adapters` hold is among the tensors.
     """
 
     name: str
@@ -221,6 +222,7 @@ class Model:
     quantization: str
     digest: str
     generates_text: bool = True
+    adapters: tuple[ModelFile, ...] = ()
     cautions: tuple[str, ...] = ()
 
     @property

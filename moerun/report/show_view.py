@@ -41,6 +41,8 @@ def show_lines(shown: ShownModel, *, is_verbose: bool) -> tuple[str, ...]:
     lines += _plain_section("Capabilities", shown.capabilities)
     if shown.model.expert_count:
         lines += _section("Experts", _expert_rows(shown.model))
+    if shown.model.adapters:
+        lines += _section("Adapters", _adapter_rows(shown.model))
     if shown.parameters:
         lines += _section("Parameters", _parameter_rows(shown.parameters))
     if shown.system:
@@ -73,6 +75,7 @@ def show_document(shown: ShownModel, *, is_verbose: bool) -> dict[str, Any]:
         "embedding_length": model.embedding_length,
         "vocabulary_size": model.vocabulary_size,
         "capabilities": list(shown.capabilities),
+        "adapters": [{"path": file.path, "size_bytes": file.size_bytes} for file in model.adapters],
         "experts": None,
         "parameters": dict(shown.parameters),
         "system": shown.system,
@@ -110,6 +113,7 @@ def modelfile_text(shown: ShownModel, *, messages: Sequence[tuple[str, str]]) ->
     A template in Jinja is the GGUF's own, which FROM brings along; TEMPLATE takes Go's alone.
     """
     lines = [f"# Modelfile of {printable(shown.name)}", f"FROM {shown.path or shown.name}"]
+    lines += [f"ADAPTER {file.path}" for file in shown.model.adapters]
     if shown.template is not None and "{%" not in shown.template:
         lines.append(f'TEMPLATE """{shown.template}"""')
     if shown.system is not None:
@@ -125,6 +129,13 @@ def parameter_lines(parameters: tuple[tuple[str, Any], ...]) -> tuple[str, ...]:
     rows = _parameter_rows(parameters)
     width = max((len(name) for name, _ in rows), default=0)
     return tuple(f"{name.ljust(width)}    {text}" for name, text in rows)
+
+
+def _adapter_rows(model: Model) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (f"adapter {index}", f"{short_size(file.size_bytes)}, {printable(file.path)}")
+        for index, file in enumerate(model.adapters, start=1)
+    )
 
 
 def _model_rows(shown: ShownModel) -> tuple[tuple[str, str], ...]:

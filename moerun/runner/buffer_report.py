@@ -48,7 +48,7 @@ def compare_buffers(
     `predicted` are the model buffers that the arguments lead to; the rest is in the ledger.
     """
     predicted, reported = tuple(predicted), tuple(reported)
-    rows = [*_weights(predicted, reported)]
+    rows = [*_weights(predicted, reported), *_adapters(predicted, reported)]
     devices = {charge.device for charge in ledger.charges} | {
         buffer.device for buffer in reported if buffer.device is not None
     }
@@ -84,6 +84,22 @@ def _weights(
             reported_bytes=_sum_weights(reported, device, mapped=mapped),
         )
         for device, mapped in keys
+    ]
+
+
+def _adapters(
+    predicted: tuple[BufferReport, ...], reported: tuple[BufferReport, ...]
+) -> list[BufferRow]:
+    """Return a row for the adapters of each device that has any."""
+    found = [b for b in (*predicted, *reported) if b.kind == "adapter" and b.device is not None]
+    return [
+        BufferRow(
+            device=device,
+            name="adapters",
+            planned_bytes=_sum(b for b in predicted if (b.kind, b.device) == ("adapter", device)),
+            reported_bytes=_sum(b for b in reported if (b.kind, b.device) == ("adapter", device)),
+        )
+        for device in sorted({b.device for b in found if b.device is not None})
     ]
 
 

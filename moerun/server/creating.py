@@ -20,8 +20,8 @@ from moerun.store.profile import ModelProfile
 from moerun.store.uploads import parse_digest
 
 _NOT_TAKEN: Final = {
-    "adapters": "moerun does not apply LoRA adapters; merge the adapter into the GGUF first "
-    "(llama-export-lora of llama.cpp does)",
+    "adapters": "adapters are not taken over HTTP; `moerun create` takes ADAPTER in a Modelfile, "
+    "and llama-export-lora of llama.cpp merges one into the GGUF",
     "quantize": "moerun does not quantize; make the GGUF with llama-quantize of llama.cpp, send it "
     "to /api/blobs and name it in files",
     "modelfile": "the text of a Modelfile is not read here; send from, system, template, "

@@ -26,7 +26,6 @@ from moerun.errors import EngineMismatch, MoerunError
 from moerun.experts.counters import StreamingSample
 from moerun.machine.description import HOST, DeviceId, Machine
 from moerun.model.description import Model
-from moerun.model.gguf_header import read_model
 from moerun.places import log_folder, models_folder, state_folder
 from moerun.planning.plan import Plan
 from moerun.planning.planner import plan_placement
@@ -40,6 +39,7 @@ from moerun.runner.records import RunnerRecord
 from moerun.server.runners import Holding, LoadWishes, ServedModel
 from moerun.settings.description import LoadedSettings
 from moerun.settings.load import with_model
+from moerun.store.described import described_files
 from moerun.store.locks import model_in_use
 from moerun.worker.look import look_with_workers
 
@@ -228,10 +228,11 @@ class LocalLoader:
 
     def _model(self, model: ServedModel) -> Model:
         """Return the description of a model, whose header is read again when the file changed."""
-        known = self._models.get(model.path)
+        weights = " + ".join((model.path, *model.adapters))
+        known = self._models.get(weights)
         if known is None or known[0] != model.modified_at_s:
-            known = (model.modified_at_s, read_model(model.path))
-            self._models[model.path] = known
+            known = (model.modified_at_s, described_files(model.path, model.adapters))
+            self._models[weights] = known
         return known[1]
 
     def _machine(self, path: Path | None) -> Machine:

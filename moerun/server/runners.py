@@ -47,6 +47,7 @@ class ServedModel:
     modified_at_s: float
     digest: str | None = None
     profile: ModelProfile | None = None
+    adapters: tuple[str, ...] = ()
 
     @property
     def settings(self) -> ModelSettings | None:
@@ -61,7 +62,8 @@ class ServedModel:
 
         Models of the same weights share them, whatever else each of them carries.
         """
-        return self.path if self.settings is None else f"{self.path} {self.settings.values!r}"
+        weights = " + ".join((self.path, *self.adapters))
+        return weights if self.settings is None else f"{weights} {self.settings.values!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -115,4 +115,5 @@ def _served(model: InstalledModel, profile: ModelProfile | None) -> ServedModel:
         modified_at_s=model.modified_at_s,
         digest=model.digest,
         profile=profile,
+        adapters=tuple(os.path.abspath(path) for path in model.adapters),
     )

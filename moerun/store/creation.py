@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from moerun.errors import ModelError, ModelNotFound, UnsupportedModel
 from moerun.model.description import Model
-from moerun.model.gguf_header import read_model
+from moerun.store.described import described_files
 from moerun.store.installed import InstalledModel, Source
 from moerun.store.library import find_model, require_model
 from moerun.store.manifests import (
@@ -30,7 +30,7 @@ from moerun.store.profile import MAKER, ModelProfile, profile_of
 from moerun.store.references import OllamaReference, is_path
 from moerun.store.write_faults import told_as_refusals
 
-_TAKEN_OVER: Final = (LayerKind.MODEL, LayerKind.PROJECTOR)
+_TAKEN_OVER: Final = (LayerKind.MODEL, LayerKind.PROJECTOR, LayerKind.ADAPTER)
 
 
 def _silent(_: int) -> None:
@@ -58,9 +58,12 @@ def create_model(
     progress: Progress = _silent,
     store: OwnStore | None = None,
 ) -> StoredManifest:
-    """Make a model; paths in FROM start at `folder`. Returns its manifest."""
+    """Make a model; paths in FROM and ADAPTER start at `folder`. Returns its manifest."""
     base = base_of(modelfile, folder)
-    return create_from(reference, modelfile, base, progress=progress, store=store)
+    adapters = tuple(_adapter(name, folder) for name in modelfile.adapters)
+    return create_from(
+        reference, modelfile, base, adapters=adapters, progress=progress, store=store
+    )
 
 
 def create_from(
@@ -68,17 +71,22 @@ def create_from(
     modelfile: Modelfile,
     base: InstalledModel,
     *,
+    adapters: tuple[Path, ...] = (),
     progress: Progress = _silent,
     store: OwnStore | None = None,
 ) -> StoredManifest:
-    """Make a model of one that was found, whatever FROM says. Returns its manifest."""
+    """Make a model of one that was found, whatever FROM says, with adapters of one's own beside
+    those that it has. Returns its manifest.
+    """
     store = store or OwnStore()
     profile = profile_of(base)
-    described = read_model(base.paths[0])
+    described = described_files(base.paths[0], (*base.adapters, *adapters))
     made: list[StoredManifest] = []
 
     def make() -> StoredManifest:
         weights = _weights(store, base, progress)
+        kind = layer_type(LayerKind.ADAPTER)
+        weights += tuple(store.add_file(path, kind, progress=progress) for path in adapters)
         texts = _texts(store, base, profile, modelfile)
         config = store.add_bytes(_config(described, (*weights, *texts)), CONFIG_TYPE)
         made.append(compose_manifest(config, (*weights, *texts)))
@@ -116,6 +124,22 @@ def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
             else "a path starts at the folder of the Modelfile",
         )
     return found
+
+
+def _adapter(name: str, folder: Path) -> Path:
+    """Return the file that ADAPTER names."""
+    near = _near(name, folder)
+    if near.is_dir():
+        raise UnsupportedModel(
+            f"ADAPTER {name} is a folder, and an adapter is a GGUF file",
+            hint="convert_lora_to_gguf.py of llama.cpp makes one of a folder of safetensors",
+        )
+    if not near.is_file():
+        raise ModelNotFound(
+            f"ADAPTER {name}: there is no such file",
+            hint="a path starts at the folder of the Modelfile",
+        )
+    return near
 
 
 def names_a_file(name: str, folder: Path) -> bool:

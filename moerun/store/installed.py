@@ -28,8 +28,9 @@ class InstalledModel:
     """One model: its name, and its files in the order of their parts.
 
     `paths` are empty, and `trouble` says why, when it is listed but cannot be run. `repository`
-    and `label` are of stores that sort by repositories. `digest` names its content where the store
-    does; `root` is the folder of a store of ollama's layout.
+    and `label` are of stores that sort by repositories; `adapters` are applied to the weights.
+    `digest` names its content where the store does; `root` is the folder of a store of ollama's
+    layout.
     """
 
     name: str
@@ -41,6 +42,7 @@ class InstalledModel:
     repository: str | None = None
     label: str | None = None
     reference: OllamaReference | None = None
+    adapters: tuple[Path, ...] = ()
     manifest: StoredManifest | None = None
     root: Path | None = None
     trouble: str | None = None

@@ -36,6 +36,7 @@ class Modelfile:
     template: str | None = None
     messages: tuple[tuple[str, str], ...] = ()
     licenses: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,12 +53,6 @@ def parse_modelfile(text: str, *, name: str = "Modelfile") -> Modelfile:
     found: dict[str, list[_Instruction]] = {}
     for instruction in _instructions(text.lstrip("\ufeff"), name):
         found.setdefault(instruction.word, []).append(instruction)
-    adapters = found.get("ADAPTER", [])
-    if adapters:
-        raise UsageError(
-            f"{name}:{adapters[0].line}: ADAPTER: moerun does not apply LoRA adapters",
-            hint="merge the adapter into the GGUF first (llama-export-lora of llama.cpp does)",
-        )
     return Modelfile(
         source=_once(found, "FROM", name, is_needed=True) or "",
         parameters=_parameters(found.get("PARAMETER", []), name),
@@ -65,6 +60,7 @@ def parse_modelfile(text: str, *, name: str = "Modelfile") -> Modelfile:
         template=_once(found, "TEMPLATE", name),
         messages=tuple(_message(item, name) for item in found.get("MESSAGE", [])),
         licenses=tuple(item.text for item in found.get("LICENSE", [])),
+        adapters=tuple(_path(item, name) for item in found.get("ADAPTER", [])),
     )
 
 
@@ -141,6 +137,13 @@ def _parameters(items: list[_Instruction], name: str) -> tuple[tuple[str, Any], 
         else:
             values[key] = value
     return tuple(values.items())
+
+
+def _path(item: _Instruction, name: str) -> str:
+    path = item.text.strip()
+    if not path or "\0" in path:
+        raise UsageError(f"{name}:{item.line}: {item.word} wants the path of a file")
+    return path
 
 
 def _message(item: _Instruction, name: str) -> tuple[str, str]:

@@ -160,6 +160,16 @@ class OllamaLayout:
             raise ModelNotFound("the folder of its parts is not whole; create it again")
         return paths
 
+    def adapter_paths(self, manifest: StoredManifest) -> tuple[Path, ...]:
+        """Return the files of its adapters; ModelNotFound when one is not there."""
+        layers = manifest.of_kind(LayerKind.ADAPTER)
+        for layer in layers:
+            if not self.has_blob(layer):
+                raise ModelNotFound(
+                    f"its adapter {layer.file_name[:19]}... is not there whole; make it again"
+                )
+        return tuple(self.blob_path(layer) for layer in layers)
+
     def read_text(self, blob: StoredBlob, *, limit_bytes: int = 1 << 20) -> str:
         """Return what a small blob says; ModelError when it cannot be read or is not small."""
         path = self.blob_path(blob)

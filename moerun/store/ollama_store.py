@@ -92,8 +92,10 @@ def _unreadable(entry: BrokenModel, source: Source, root: Path) -> InstalledMode
 def installed(layout: OllamaLayout, stored: StoredModel, source: Source) -> InstalledModel:
     """Return a stored model as one at hand, with what keeps it from being run."""
     paths: tuple[Path, ...] = ()
+    adapters: tuple[Path, ...] = ()
     trouble = None
     try:
+        adapters = layout.adapter_paths(stored.manifest)
         paths = layout.model_paths(stored.manifest)
     except ModelError as error:
         trouble = error.message
@@ -101,6 +103,7 @@ def installed(layout: OllamaLayout, stored: StoredModel, source: Source) -> Inst
         name=str(stored.reference),
         source=source,
         paths=paths,
+        adapters=adapters,
         size_bytes=stored.manifest.size_bytes,
         modified_at_s=stored.modified_at_s,
         digest=stored.manifest.digest,

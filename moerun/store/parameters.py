@@ -88,9 +88,10 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
         name: _setting(name)
         for name in (
             "hierarchy", "allocation_policy", "vram_limit", "ram_limit", "expert_residency",
-            "max_swap_size", "preload_experts", "streaming", "pins", "cpu_expert_layers",
-            "context", "kv_type_k", "kv_type_v", "batch", "ubatch", "flash_attention",
-            "extra_buffers", "load_mode", "split_layers", "threads", "gpu_margin", "host_margin",
+            "max_swap_size", "preload_experts", "expert_slots", "streaming", "pins",
+            "cpu_expert_layers", "context", "kv_type_k", "kv_type_v", "batch", "ubatch",
+            "flash_attention", "extra_buffers", "load_mode", "split_layers", "threads",
+            "gpu_margin", "host_margin",
         )
     },
     "num_gpu": _nothing(_PLACED, Kind.COUNT),

@@ -8,7 +8,6 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from moerun.errors import ModelError
 from moerun.store.installed import InstalledModel
 from moerun.store.manifests import LayerKind, StoredBlob
 from moerun.store.ollama_layout import OllamaLayout
@@ -55,11 +54,6 @@ def profile_of(model: InstalledModel) -> ModelProfile:
     if manifest is None or model.root is None:
         return ModelProfile(name=model.name)
     layout = OllamaLayout(model.root)
-    if manifest.of_kind(LayerKind.ADAPTER):
-        raise ModelError(
-            f"{model.name} has a LoRA adapter, and moerun does not apply adapters",
-            hint="merge it into the GGUF first (llama-export-lora of llama.cpp does)",
-        )
     templates = (*manifest.of_kind(LayerKind.TEMPLATE), *manifest.of_kind(LayerKind.PROMPT))
     template = layout.read_text(templates[0]) if templates else None
     parameters, notes = usable(_mapping(layout, manifest.of_kind(LayerKind.PARAMS)))
