@@ -247,7 +247,7 @@ def test_pins_carry_the_line_that_set_them(folders):
         ("split_layers: perhaps\n", 1, "neither true nor false"),
         ("workers: [somewhere]\n", 1, "'somewhere' is not an address"),
         ("workers: [a:0]\n", 1, "'a:0' is not an address"),
-        ("workers: [a:1, a:1]\n", 1, "an address stands twice"),
+        ("workers: [a:1, a:1]\n", 1, "'a:1' stands twice"),
         ("context: 300\ncontext: 400\n", 2, "'context' was already set at"),
         ("context: 300\n---\nbatch: 1\n", 2, "a second document"),
         ("a: &x 1\nb: *x\n", 1, "anchors are not supported"),

@@ -12,6 +12,7 @@ from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import Strategy
 from moerun.units import MIB
 from tests.builders import a_machine, a_model
+from tests.engine.serving import running_worker
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,19 @@ def test_a_port_that_is_taken_is_a_sentence(capsys, monkeypatch, tmp_path):
         side_port = taken.getsockname()[1]
         assert main(["worker", "--listen", f"127.0.0.1:{side_port - 1}", "--no-cache"]) == 6
     assert f"could not listen at 127.0.0.1:{side_port}" in capsys.readouterr().err
+
+
+@pytest.mark.engine
+def test_a_worker_that_is_there_already_is_not_taken_for_the_new_one(capsys, monkeypatch, tmp_path):
+    """Its side channel answers at the very port, but for another instance."""
+    monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    with running_worker() as worker:
+        assert main(["worker", "--listen", worker.endpoint, "--no-cache"]) == 6
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"could not listen at 127.0.0.1:{worker.address.side_port}" in err
+    assert "Lending" not in err
+    assert "Fatal" not in err
 
 
 @pytest.mark.engine

@@ -36,7 +36,7 @@ from moerun.worker.side_client import (
 )
 from moerun.worker.side_lines import LONGEST_LINE_BYTES, SideChannelError
 from moerun.worker.side_service import SideService
-from moerun.worker.survey import Patience, ask_one, survey_workers
+from moerun.worker.survey import Patience, ask_one, survey_workers, without_doubles
 from moerun.worker.watch import Loss, WorkerWatch
 from moerun.worker.weight_cache import WeightCache
 from tests.builders import a_machine
@@ -234,6 +234,20 @@ def test_versions_are_compared_before_the_engine_is_met():
         ask_one(address, engine_version="0.3.36+cu124")
 
 
+def test_a_worker_under_two_names_is_counted_once():
+    kept = without_doubles(
+        [
+            a_worker(),
+            "somebody who did not answer",
+            a_worker(address=parse_worker("box:50052")),
+            a_worker(address=parse_worker("other:1"), offer=replace(OFFER, instance="two")),
+            a_worker(address=parse_worker("plain:1"), offer=None),
+        ]
+    )
+    assert [isinstance(each, Worker) for each in kept] == [True, False, False, True, True]
+    assert kept[2] == "The worker at box:50052 is the one at 10.0.0.2:50052, which is used"
+
+
 def test_a_worker_that_serves_another_program_says_so():
     busy = side_service(replace(OFFER, is_busy=True))
     with busy as address, pytest.raises(EngineRefused, match="serves another program"):
@@ -327,6 +341,10 @@ def test_the_rate_of_memory_is_measured_once_a_day_for_each_number_of_threads(tm
         4e9,
     ]
     assert measured == [2, 4, 4]
+    later = LinkRecords(tmp_path, clock=lambda: 100_001.0)
+    assert later.known_memory_rate(4) == 4e9
+    assert later.known_memory_rate(2) is None
+    assert LinkRecords(tmp_path, clock=lambda: 200_000.0).known_memory_rate(4) is None
 
 
 @pytest.mark.parametrize("rate", ["NaN", "-1.0", "0.0", "Infinity"])

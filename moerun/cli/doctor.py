@@ -17,6 +17,15 @@ def doctor(
         bool,
         typer.Option("--json", help="Print one JSON document, which `plan --machine` reads."),
     ] = False,
+    workers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--workers",
+            "--worker",
+            metavar="HOST:PORT[=SIZE]",
+            help="Workers to look at, in place of those in the settings; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Look at the machine and at the engine.
 
@@ -27,7 +36,7 @@ def doctor(
     from moerun.engine.self_check import run_self_check
     from moerun.errors import EngineError
 
-    machine = _look()
+    machine = _look(tuple(workers or ()))
     check = run_self_check()
     if as_json:
         _print_json(machine, check)
@@ -37,7 +46,7 @@ def doctor(
         raise typer.Exit(EngineError.exit_code)
 
 
-def _look() -> "Machine":
+def _look(workers: tuple[str, ...]) -> "Machine":
     """Return the machine; settings that cannot be used are a note, for a doctor must not fail."""
     from dataclasses import replace
 
@@ -45,9 +54,12 @@ def _look() -> "Machine":
     from moerun.settings.load import load_settings
     from moerun.worker.look import look_with_workers
 
+    flags = {"workers": workers}
     try:
-        loaded = load_settings()
+        loaded = load_settings(flags)
     except ConfigError as error:
+        if workers:
+            raise  # they were typed here, and can be mended here
         machine = look_with_workers((), asks_always=True)
         note = f"the settings cannot be used: {error.message}"
         return replace(machine, notes=(note, *machine.notes))

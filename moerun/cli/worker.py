@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moerun.worker.supervisor import WorkerWishes
 
 _DEFAULT_LISTEN: Final = "127.0.0.1:50052"
+_EVERY_ADDRESS: Final = "0.0.0.0"
 _CACHE_FOLDER: Final = "worker-cache"
 
 
@@ -84,7 +85,7 @@ def worker(
         with terminations(), WorkerProcess(wishes, log) as process:
             keep_up(
                 process,
-                on_ready=lambda offer: _tell_ready(wishes, offer),
+                on_ready=lambda offer: _tell_ready(wishes, offer, process.log_tail()),
                 on_end=lambda how: warn(
                     f"the worker's process ended ({how}) and is started again; its log is {log}"
                 ),
@@ -165,10 +166,16 @@ def _default_cache() -> str:
     return str(state_folder() / _CACHE_FOLDER)
 
 
-def _tell_ready(wishes: "WorkerWishes", offer: "WorkerOffer") -> None:
-    from moerun.cli.open_model import say
-    from moerun.units import format_gib
+def _tell_ready(wishes: "WorkerWishes", offer: "WorkerOffer", log: str) -> None:
+    import socket
 
+    from moerun.cli.open_model import say, warn
+    from moerun.units import format_gib
+    from moerun.worker.weight_cache import NO_CACHE
+
+    for line in log.splitlines():
+        if line.startswith(NO_CACHE):  # it was wished for, and cannot be
+            warn(f"no {line.removeprefix('No ')}")
     for each in offer.devices:
         rate = each.memory_bandwidth_bytes_per_s
         reads = f", whose memory is read at {rate / 1e9:,.1f} GB/s" if rate else ""
@@ -178,4 +185,5 @@ def _tell_ready(wishes: "WorkerWishes", offer: "WorkerOffer") -> None:
     say(f"Listening at {address.endpoint}, and at port {address.side_port} for signs of life")
     say(f"Weights are kept in {wishes.cache_folder}" if offer.has_cache else "No weights are kept")
     say("Ctrl-C ends it")
-    say(f"Use it by: moerun run MODEL --worker {address.endpoint}")
+    host = socket.gethostname() if address.host == _EVERY_ADDRESS else address.host
+    say(f"Use it by: moerun run MODEL --workers {host}:{address.port}")

@@ -239,7 +239,8 @@ def _data_bytes() -> int:
 
 def end_with_the_parent() -> None:
     """Wait until the parent's end of the pipe closes, which the system does when it dies."""
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by a buffer, whose lock would be held when the process ends
+        pass
     os._exit(0)  # the server's loop knows no other end
 
 

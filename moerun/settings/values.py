@@ -215,7 +215,7 @@ def workers_of(node: Node) -> tuple[str, ...]:
             if has_limit and not size_of(Text(text=size or "0", origin=worker.origin)):
                 _refuse(node, f"'{text}' names no size; write {endpoint}=8G")
             if endpoint in workers:
-                _refuse(node, "an address stands twice")
+                _refuse(node, f"'{endpoint}' stands twice")
             workers[endpoint] = f"{endpoint}={size}" if has_limit else endpoint
     return tuple(workers.values())
 

@@ -40,7 +40,7 @@ from moerun.machine.probe_nvml import read_nvml
 from moerun.machine.workers import LentDevice, WorkerOffer
 from moerun.units import GIB, format_gib
 from moerun.worker.side_service import SideService
-from moerun.worker.weight_cache import WeightCache
+from moerun.worker.weight_cache import NO_CACHE, WeightCache
 
 SPARE_BYTES: Final = 2 * GIB  # for a tensor that arrives, as large as any output layer
 _LENT_FRACTION: Final = 0.9  # of the free memory, where no limit is given
@@ -169,9 +169,9 @@ def _open_cache(folder: str | None, most_bytes: int) -> WeightCache | None:
         cache.prepare()
         if cache.has_room():
             return cache
-        sys.stderr.write(f"No cache of weights: the disk of {folder} is nearly full.\n")
+        sys.stderr.write(f"{NO_CACHE}the disk of {folder} is nearly full.\n")
     except OSError as error:
-        sys.stderr.write(f"No cache of weights: {folder}: {error.strerror or error}.\n")
+        sys.stderr.write(f"{NO_CACHE}{folder}: {error.strerror or error}.\n")
     return None
 
 
@@ -195,7 +195,7 @@ def serve_with_side_channel(options: argparse.Namespace) -> None:
     cache = _open_cache(options.cache, options.cache_bytes)
     comings = Comings(cache)
     served = Served(
-        instance=secrets.token_hex(8),
+        instance=options.instance or secrets.token_hex(8),
         devices=devices,
         threads=options.threads,
         has_cache=cache is not None,
@@ -210,7 +210,7 @@ def serve_with_side_channel(options: argparse.Namespace) -> None:
     except OSError as error:
         raise EngineRefused(
             f"The worker could not listen at {host}:{int(port) + 1}, where its side channel "
-            f"belongs: {error.strerror or error}.",
+            f"belongs: {os.strerror(error.errno) if error.errno else error}.",
             hint="both the port of --listen and the next one must be free",
         ) from error
     output = _take_output()
@@ -234,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m moerun.worker.process")
     parser.add_argument("address", help="host:port to listen on")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--instance", default="", help="the name of this life, else a new one")
     parser.add_argument("--device", action="append")
     parser.add_argument("--limit", action="append", help="bytes, 0 for none; one, or one each")
     parser.add_argument("--cache", default=None)
@@ -249,4 +250,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # threads that wait in reads have nothing left to do but harm

@@ -7,6 +7,7 @@ Knows: how the process is started, when it is ready, and when it is worth starti
 Does not know: what it serves, or how anything is shown.
 """
 
+import secrets
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ class WorkerProcess:
         self._wishes = wishes
         self._log_path = log_path
         self._process: subprocess.Popen[bytes] | None = None
+        self._instance = ""
         self.started_s = 0.0
 
     def __enter__(self) -> Self:
@@ -74,9 +76,10 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process; what it prints goes to the log."""
         self.started_s = time.monotonic()
+        self._instance = secrets.token_hex(8)
         with open(self._log_path, "wb") as log:
             self._process = subprocess.Popen(
-                module_command("moerun.worker.process", *_arguments(self._wishes)),
+                module_command("moerun.worker.process", *_arguments(self._wishes, self._instance)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -85,7 +88,10 @@ class WorkerProcess:
             )
 
     def wait_until_ready(self, *, within_s: float = _START_S) -> WorkerOffer:
-        """Return what it offers once it answers; EngineError when it ends or never does."""
+        """Return what it offers once it answers; EngineError when it ends or never does.
+
+        Another worker may be what listens there, so only this very instance counts.
+        """
         assert self._process is not None, "the worker is not started"
         ends_s = time.monotonic() + within_s
         while time.monotonic() < ends_s:
@@ -93,9 +99,12 @@ class WorkerProcess:
                 raise self._ended(self._process.returncode)
             try:
                 with open_side_channel(self._wishes.address, within_s=_ASK_S) as side:
-                    return ask_offer(side, within_s=_ASK_S)
+                    offer = ask_offer(side, within_s=_ASK_S)
             except SideChannelError:
-                time.sleep(_POLL_S)
+                offer = None  # it does not answer yet
+            if offer is not None and offer.instance == self._instance:
+                return offer
+            time.sleep(_POLL_S)
         raise EngineCrashed(
             f"The worker at {self._wishes.address.endpoint} did not answer within {within_s:g} s.",
             log_tail=self.log_tail(),
@@ -159,8 +168,8 @@ def keep_up(
         worker.start()
 
 
-def _arguments(wishes: WorkerWishes) -> tuple[str, ...]:
-    arguments = [wishes.address.endpoint, f"--threads={wishes.threads}"]
+def _arguments(wishes: WorkerWishes, instance: str) -> tuple[str, ...]:
+    arguments = [wishes.address.endpoint, f"--threads={wishes.threads}", f"--instance={instance}"]
     arguments += [f"--device={name}" for name in wishes.devices]
     arguments += [f"--limit={limit or 0}" for limit in wishes.limits_bytes]
     if wishes.cache_folder is not None:

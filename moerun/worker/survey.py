@@ -76,11 +76,26 @@ def survey_workers(
         thread.start()
     for thread in threads:
         thread.join()
-    answers = [found[address] for address in addresses]
+    answers = without_doubles([found[address] for address in addresses])
     return Survey(
         workers=tuple(answer for answer in answers if isinstance(answer, Worker)),
         refusals=tuple(answer for answer in answers if isinstance(answer, str)),
     )
+
+
+def without_doubles(answers: list[Worker | str]) -> list[Worker | str]:
+    """Refuse a worker that answered under two names, whose memory would be counted twice."""
+    first: dict[str, str] = {}
+    kept: list[Worker | str] = []
+    for answer in answers:
+        if isinstance(answer, str) or answer.offer is None:
+            kept.append(answer)
+            continue
+        endpoint = answer.address.endpoint
+        known = first.setdefault(answer.offer.instance, endpoint)
+        same = f"The worker at {endpoint} is the one at {known}, which is used"
+        kept.append(answer if known == endpoint else same)
+    return kept
 
 
 def ask_one(

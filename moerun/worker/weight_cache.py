@@ -27,6 +27,7 @@ from moerun.units import GIB, MIB
 
 DEFAULT_MOST_BYTES: Final = 64 * GIB
 LEAST_FREE_BYTES: Final = 512 * MIB
+NO_CACHE: Final = "No cache of weights: "  # how a worker's log begins the reason why it has none
 _LIST_NAME: Final = "whole.json"
 _SCHEMA: Final = 1
 _CACHED: Final = re.compile(r"[0-9a-f]{16}", re.ASCII)
