@@ -39,14 +39,20 @@ class LinkRecords:
 
     def memory_rate(self, threads: int, measure: Callable[[int], float]) -> float:
         """Return how fast so many threads read RAM here; it is measured when no record holds."""
-        known = self._memory
-        if known is None or known.threads != threads or not self._holds(known.measured_at_s):
-            known = self._memory = MemoryRate(
-                threads=threads,
-                read_bytes_per_s=measure(threads),
-                measured_at_s=self._clock(),
+        known = self.known_memory_rate(threads)
+        if known is None:
+            known = measure(threads)
+            self._memory = MemoryRate(
+                threads=threads, read_bytes_per_s=known, measured_at_s=self._clock()
             )
             self._write()
+        return known
+
+    def known_memory_rate(self, threads: int) -> float | None:
+        """Return what was measured of RAM within the last day, None when nothing was."""
+        known = self._memory
+        if known is None or known.threads != threads or not self._holds(known.measured_at_s):
+            return None
         return known.read_bytes_per_s
 
     def recall(self, address: WorkerAddress, offer: WorkerOffer) -> LinkRate | None:

@@ -53,6 +53,15 @@ def add_workers(machine: Machine, workers: tuple[str, ...]) -> Machine:
     return replace(found, notes=(*found.notes, *survey.refusals))
 
 
+def with_known_rate(machine: Machine) -> Machine:
+    """Return the machine with the rate of its RAM where a look within the last day measured it."""
+    host = machine.host
+    if host.memory_bandwidth_bytes_per_s is not None or not any(map(_tells_rates, machine.gpus)):
+        return machine
+    rate = LinkRecords(state_folder()).known_memory_rate(host.physical_cores)
+    return replace(machine, host=replace(host, memory_bandwidth_bytes_per_s=rate))
+
+
 def _tells_rates(gpu: Gpu) -> bool:
     is_known = gpu.memory_bandwidth_bytes_per_s is not None and gpu.link_bytes_per_s is not None
     return is_known and not gpu.shares_host_memory
