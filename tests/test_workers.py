@@ -27,6 +27,7 @@ from moerun.machine.workers import (
 )
 from moerun.units import GIB, MIB
 from moerun.worker.link_records import LinkRecords
+from moerun.worker.look import with_known_rate
 from moerun.worker.side_client import (
     NoSideChannel,
     ask_beat,
@@ -39,7 +40,7 @@ from moerun.worker.side_service import SideService
 from moerun.worker.survey import Patience, ask_one, survey_workers, without_doubles
 from moerun.worker.watch import Loss, WorkerWatch
 from moerun.worker.weight_cache import WeightCache
-from tests.builders import a_machine
+from tests.builders import a_gpu, a_machine
 
 HASTE = Patience(side_s=0.3, greeting_s=0.4, puts_away_s=0.05)
 DEVICE = LentDevice(name="A card", free_bytes=6 * GIB, total_bytes=8 * GIB)
@@ -426,3 +427,18 @@ def test_a_closed_connection_is_told_from_a_slow_one():
             pytest.raises(SideChannelError, match=r"closed|broke"),
         ):
             ask_beat(side, within_s=2)
+
+
+def test_ram_that_was_measured_today_is_known_where_a_card_tells_its_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    plain = a_machine(gpus=[a_gpu()])
+    card = replace(plain.gpus[0], memory_bandwidth_bytes_per_s=1e12, link_bytes_per_s=3e10)
+    told = replace(plain, gpus=(card,))
+    assert with_known_rate(told) == told  # nothing was measured yet
+    LinkRecords(tmp_path).memory_rate(told.host.physical_cores, lambda threads: 4e10)
+    assert with_known_rate(told).host.memory_bandwidth_bytes_per_s == 4e10
+    assert with_known_rate(plain) == plain
+    stated = replace(told, host=replace(told.host, memory_bandwidth_bytes_per_s=1e10))
+    assert with_known_rate(stated) == stated
