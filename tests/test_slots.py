@@ -119,6 +119,9 @@ def test_missing_experts_come_into_memory_and_then_into_slots():
     ]
     assert [device.held[0, slot] for slot in desk.slots_of(0, [5, 6])] == [5, 6]
     desk.note_tokens(1)
+    latency = mechanism.latency()
+    assert latency is not None
+    assert (latency.count, latency.largest_s) == (3, 2.5)
     counted = desk.counters()
     assert counted is not None
     assert (counted.slots, counted.layers, counted.held_experts) == (6, 2, 3)

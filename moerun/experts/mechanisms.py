@@ -81,7 +81,7 @@ class Mechanisms:
             raise UsageError("slots for experts were not planned; use paging or cache")
         name = self._order.policy or DEFAULT_POLICY
         slots = SlotMechanism(self._desk, below.mechanism, lambda: make_policy(name))
-        return replace(below, mechanism=slots, is_settled=slots.is_full)
+        return replace(below, mechanism=slots, latency=slots.latency, is_settled=slots.is_full)
 
     def _partly(self, mechanism: Mechanism) -> Mechanism:
         """Return a mechanism that also answers for layers with slots that do not stream."""

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from moerun.engine.interface import ExpertSlots, MappedFile
 from moerun.errors import EngineRefused
-from moerun.experts.counters import SlotCounters
+from moerun.experts.counters import Latency, SlotCounters
 from moerun.experts.interface import CachePolicy, Mechanism, Supplied
+from moerun.experts.latency import Latencies
 from moerun.experts.slot_book import SlotBook
 
 
@@ -122,6 +123,7 @@ class SlotMechanism:
         self._below = below
         self._policy = policy
         self._clock = clock
+        self._latencies = Latencies()
         self._books: Mapping[int, SlotBook] = {}
 
     def attach(self, mapped: Sequence[MappedFile]) -> None:
@@ -160,6 +162,7 @@ class SlotMechanism:
         tally.upload_bytes += moved_bytes
         tally.upload_s += ended_s - uploaded_s
         tally.evicted += request.evicted
+        self._latencies.note([ended_s - started_s] * len(missing))
         return Supplied(
             hits=request.hits,
             misses=len(missing),
@@ -171,6 +174,10 @@ class SlotMechanism:
     def slots_of(self, layer: int, experts: Sequence[int]) -> Sequence[int]:
         """Return the slots of experts that were supplied."""
         return self._books[layer].slots_of(experts)
+
+    def latency(self) -> Latency | None:
+        """Return how long missing experts took from the request until the device had them."""
+        return self._latencies.summary()
 
     def held_experts(self) -> int:
         """How many experts are in slots."""
