@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from moerun.engine.interface import Capability
+from moerun.engine.thinking import has_channels, tags_of
 from moerun.errors import ModelError
 from moerun.model.gguf_header import Header, read_header, read_model
 from moerun.model.gguf_values import ArrayValue
@@ -21,13 +22,6 @@ _LEFT_OUT: Final = ("general.name", TEMPLATE_KEY)
 _SUFFIX_KEYS: Final = (
     "tokenizer.ggml.fim_suf_token_id",
     "tokenizer.ggml.suffix_token_id",
-)
-_THINKING_MARKS: Final = (
-    "<think>",
-    "enable_thinking",
-    "reasoning_effort",
-    "<|channel|>analysis",
-    "thinking",
 )
 
 
@@ -155,6 +149,6 @@ def _capabilities(header: Header, template: str, *, generates: bool) -> tuple[Ca
         found.append(Capability.TOOLS)
     if any(key in header.metadata for key in _SUFFIX_KEYS):
         found.append(Capability.INSERT)
-    if any(mark in template for mark in _THINKING_MARKS):
+    if tags_of(template) is not None or has_channels(template):  # as the engine sees it
         found.append(Capability.THINKING)
     return tuple(found)
