@@ -266,14 +266,23 @@ def test_a_worker_with_other_threads_is_told(theirs: int | None, is_told: bool):
 
 
 def test_the_way_to_a_worker_counts_in_its_rank():
-    """Memory as fast as RAM, but four milliseconds away: twice in every token."""
+    """Memory as fast as RAM, but six milliseconds away: twice in every token."""
     host = a_cluster(rate=60e9).host
     worker = a_worker(4 * GIB, 60e9)
     assert standing(replace(worker, link_latency_s=0.0001), host) is Standing.REMOTE
-    assert standing(replace(worker, link_latency_s=0.004), host) is Standing.SLOW
+    assert standing(replace(worker, link_latency_s=0.006), host) is Standing.SLOW
     # and a card is worth the way
     card = replace(worker, memory_bandwidth_bytes_per_s=900e9, link_latency_s=0.0005)
     assert standing(card, host) is Standing.REMOTE
+
+
+def test_a_worker_that_is_left_alone_for_its_rate_is_told():
+    machine = a_cluster(a_worker(24 * GIB, 20e9), rate=60e9)
+    plan = plan_placement(a_heavy_model(), machine, Strategy(context_tokens=512))
+    (told,) = [caution.message for caution in plan.cautions if caution.code == "slow-worker"]
+    assert plan.devices == ()
+    assert told.startswith("gpu0 (")
+    assert told.endswith("(measured: 20.0 GB/s; RAM 60.0 GB/s)")
 
 
 def test_a_slow_worker_is_still_better_than_the_ssd():

@@ -264,7 +264,15 @@ def _context_cautions(problem: Problem, choice: Choice) -> list[Caution]:
 
 
 def _device_cautions(problem: Problem, plan: Plan) -> list[Caution]:
-    found = []
+    found = [
+        Caution(
+            code="slow-worker",
+            message=f"{problem.machine.label(gpu.id)} ({gpu.name}) is not used: it was measured to "
+            f"be slower than the RAM that is free here{worker_rates((gpu,), problem.machine.host)}",
+        )
+        for gpu in problem.machine.gpus
+        if gpu.id not in plan.devices and standing(gpu, problem.machine.host) is Standing.SLOW
+    ]
     for device in plan.devices:
         gpu = problem.machine.gpu(device)
         label = problem.machine.label(device)

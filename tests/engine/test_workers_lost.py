@@ -22,8 +22,10 @@ from moerun.engine.interface import GenerationRequest, Sampling
 from moerun.engine.tiny_gguf import TinyShape, write_tiny_moe
 from moerun.errors import WorkerLost
 from moerun.machine.description import DeviceId
+from moerun.machine.probe import this_host
 from moerun.runner.parent import Runner
 from moerun.worker.connections import PATIENCE_S
+from moerun.worker.link_records import LinkRecords
 from tests.engine.placements import on_the_host
 from tests.engine.plain import Settings
 from tests.engine.serving import (
@@ -205,6 +207,8 @@ def test_the_next_answer_is_made_without_the_worker(model: Path, monkeypatch, tm
     monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
     monkeypatch.setenv("MOERUN_CONFIG_DIR", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    # RAM so slow that a worker is worth its way, whatever else this machine does now
+    LinkRecords(tmp_path).memory_rate(this_host().physical_cores, lambda threads: 1e6)
     request = replace(REQUEST, maximum_tokens=20)
     answers: list[list[str]] = [[], [], []]
     with running_worker() as worker:
