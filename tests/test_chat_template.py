@@ -186,3 +186,15 @@ def test_a_template_that_takes_too_long_is_stopped():
 def test_meters_start_anew_with_each_rendering():
     made = template("{% for i in range(90000) %}{% endfor %}{{ messages[0].content }}")
     assert [made.render(QUESTION).text for _ in range(30)] == ["Hello"] * 30
+
+
+def test_thinking_is_split_from_an_answer_whose_prompt_another_template_wrote():
+    made = template("{{ messages[0].content }}<think></think>")
+    splitter = made.read_written("[INST] Hello [/INST]").splitter
+    assert splitter is not None
+    parts = (*splitter.feed("<think>So.</think>Yes"), *splitter.finish())
+    assert [(kind.value, text) for kind, text in parts] == [("thinking", "So."), ("content", "Yes")]
+    opened = made.read_written("[INST] Hello [/INST]<think>").splitter
+    assert opened is not None
+    assert [kind.value for kind, _ in opened.feed("So.</think>Yes")] == ["thinking", "content"]
+    assert template("{{ messages[0].content }}").read_written("Hello").splitter is None

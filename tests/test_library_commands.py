@@ -9,13 +9,14 @@ import pytest
 from moerun.cli.app import main
 from moerun.cli.options import PlacementFlags
 from moerun.cli.planning_steps import profile_of_name, read_settings
-from moerun.engine.interface import GenerationRequest, Message, Sampling
+from moerun.engine.interface import GenerationRequest, Message, Sampling, Tool
 from moerun.errors import ConfigError
 from moerun.model.gguf_file import read_file
 from moerun.model.gguf_header import read_model
 from moerun.runner.carried import carried_by
 from moerun.settings.description import ModelSettings
 from moerun.settings.load import load_settings, with_model
+from moerun.store.profile import ModelProfile
 from tests.adapters import write_adapter
 from tests.model_files import a_model_file
 
@@ -187,8 +188,8 @@ def test_what_a_model_carries_goes_with_each_request_and_flags_win(here, capsys,
     assert (other.sampling.temperature, other.system, other.maximum_tokens) == (2.0, "S", None)
     prompted = carried("templated")
     request = prompted.request(prompted.system, question)
-    assert request.messages == ()
-    assert request.prompt == "Be brief.|Hello|Hi|What?|"
+    assert request.template_prompt == "Be brief.|Hello|Hi|What?|"
+    assert request.replaces_template
 
 
 def test_a_model_made_of_another_keeps_what_it_does_not_change(here, capsys, weights):
@@ -370,3 +371,23 @@ def test_an_adapter_of_another_model_makes_nothing(here, capsys, weights):
     said = create(here, capsys, f"FROM {weights}\nADAPTER adapter.gguf\n", code=3)
     assert "adapter.gguf is an adapter for models of llama" in said.err
     assert "mine" not in run(capsys, "list").out
+
+
+@pytest.mark.parametrize(
+    ("template", "written"),
+    [
+        ("[{{ .System }}]{{ .Prompt }}>{{ .Response }}", "[Be brief.]What?>"),
+        ("{{ range $i, $m := .Messages }}{{ call .It }}{{ end }}", ""),  # more than is understood
+    ],
+)
+def test_a_template_that_came_with_a_model_stands_in_where_the_file_has_none(template, written):
+    profile = ModelProfile(name="pulled", system="Be brief.", template=template)
+    carried = carried_by(profile)
+    request = carried.request(carried.system, (Message(role="user", content="What?"),))
+    assert request.template_prompt == written
+    assert [message.content for message in request.messages] == ["Be brief.", "What?"]
+    if written:
+        assert not request.replaces_template
+    tools = (Tool(name="clock"),)
+    asked = carried.applied_to(GenerationRequest(messages=request.messages, tools=tools))
+    assert asked.template_prompt == ""  # of tools it knows nothing

@@ -130,6 +130,10 @@ class ChatTemplate:
             raise _refused(refusal) from refusal
         return self._read_for(text, wishes, stop=stop, notes=(*notes, MERGED_SYSTEM_NOTE))
 
+    def read_written(self, text: str) -> ChatPrompt:
+        """Return a prompt that another template wrote, whose answer is read as of this one."""
+        return self._read_for(text, ChatWishes(), stop=(), notes=())
+
     def _check(self, wishes: ChatWishes) -> None:
         if wishes.think not in (None, Thinking.OFF) and not self.can_think:
             raise UsageError("This model does not support thinking.")

@@ -149,7 +149,8 @@ class GenerationRequest:
     None. `truncates` lets the oldest messages, or the middle of a raw prompt, be left out when the
     prompt does not fit; otherwise that is a UsageError. `top_logprobs` None asks for no
     logarithms of probabilities, 0 for those of the chosen tokens, N for the N likeliest as well.
-    `wants_tokens` fills `GenerationResult.tokens`.
+    `wants_tokens` fills `GenerationResult.tokens`. `template_prompt` is what a template beside the
+    model's file makes of the messages: it `replaces_template` of the file, or stands in for none.
     """
 
     messages: tuple[Message, ...] = ()
@@ -168,6 +169,8 @@ class GenerationRequest:
     truncates: bool = False
     top_logprobs: int | None = None
     wants_tokens: bool = False
+    template_prompt: str = ""
+    replaces_template: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,8 +183,11 @@ class LlamaSession:
     def _answer(self, request: GenerationRequest, receiver: AnswerReceiver) -> Answer:
         """Return an answer ready to be made; of a conversation that is too long, its end."""
         choice = choose_sampling(request.sampling, self._model_defaults)
+        is_written = self._is_written(request)
+        if is_written:
+            request = replace(request, messages=(), prompt=request.template_prompt)
         while True:
-            prompt = self._prompt(request)
+            prompt = self._written(request) if is_written else self._prompt(request)
             tokens = self._tokens_of(request, prompt)
             if not request.truncates or len(tokens) < self._loaded.context_tokens:
                 break
@@ -195,6 +198,18 @@ class LlamaSession:
         return make_answer(
             self._loaded, self._vocabulary, request, prompt, tokens, choice, receiver
         )
+
+    def _is_written(self, request: GenerationRequest) -> bool:
+        """Whether a template beside the model's file writes the prompt."""
+        if not request.messages or not request.template_prompt:
+            return False
+        return request.replaces_template or self._vocabulary.chat_template is None
+
+    def _written(self, request: GenerationRequest) -> ChatPrompt:
+        prompt = ChatPrompt(text=request.prompt)
+        with contextlib.suppress(UnsupportedModel):  # a broken one of the file is not used here
+            prompt = self._open_template().read_written(request.prompt)
+        return held_to(prompt, request)
 
     def _tokens_of(self, request: GenerationRequest, prompt: ChatPrompt) -> list[int]:
         if request.messages:

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Carried:
-    """All that goes with each request of a run. `template` replaces the one of the GGUF."""
+    """All that goes with each request of a run.
+
+    `template` replaces the one of the GGUF, or, as one that only came with the model, stands in
+    where the GGUF has none.
+    """
 
     sampling: Sampling = field(default_factory=Sampling)
     maximum_tokens: int | None = None
@@ -26,6 +30,7 @@ class Carried:
     system: str | None = None
     messages: tuple[Message, ...] = ()
     template: "PromptTemplate | None" = None
+    replaces_template: bool = True
 
     def request(self, system: str | None, turns: Sequence[Message]) -> GenerationRequest:
         """Return the request for the next answer, with the messages that the model carries."""
@@ -40,8 +45,8 @@ class Carried:
     def applied_to(self, request: GenerationRequest) -> GenerationRequest:
         """Return a request of somebody else with what it leaves open; its own system message wins.
 
-        A raw prompt stays as it is. A template takes no tools and no thinking marks, so a request
-        with tools goes the way of the GGUF's own.
+        A raw prompt stays as it is. A template of Go's takes no tools here, so a request with tools
+        goes the way of the GGUF's own.
         """
         if request.maximum_tokens is None:
             request = replace(request, maximum_tokens=self.maximum_tokens)
@@ -67,7 +72,12 @@ class Carried:
         if self.template is None or request.tools:
             return replace(request, messages=messages)
         said = [(message.role, message.content) for message in messages]
-        return replace(request, messages=(), prompt=self.template.render(said))
+        return replace(
+            request,
+            messages=messages,
+            template_prompt=self.template.render(said),
+            replaces_template=self.replaces_template,
+        )
 
 
 def carried_by(
@@ -95,6 +105,7 @@ def carried_by(
         system=profile.system if system is None else system,
         messages=tuple(Message(role=role, content=text) for role, text in profile.messages),
         template=_template(profile),
+        replaces_template=profile.own_template is not None,
     )
 
 
@@ -111,9 +122,19 @@ def _limit(maximum_tokens: int | None) -> int | None:
 
 
 def _template(profile: "ModelProfile") -> "PromptTemplate | None":
-    """Return the template that a Modelfile gave; that of the GGUF is the engine's to use."""
-    if profile.own_template is None:
+    """Return the template that a Modelfile gave, else the one that came with the model.
+
+    None where neither can be followed: a stranger's template may use all of Go's language.
+    """
+    text = profile.own_template or profile.template
+    if text is None:
         return None
+    from moerun.errors import UsageError
     from moerun.store.go_template import parse_template
 
-    return parse_template(profile.own_template)
+    try:
+        return parse_template(text)
+    except UsageError:
+        if profile.own_template is not None:
+            raise
+        return None
