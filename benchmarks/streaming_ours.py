@@ -168,5 +168,7 @@ def _streams(mode: StreamingMode, room_bytes: int, layout: ExpertLayout) -> bool
             return room_bytes < layout.expert_bytes
         case StreamingMode.CACHE | StreamingMode.PAGING:
             return True
+        case StreamingMode.SLOTS:
+            raise ValueError("slots need a device, which this benchmark has not")
         case _:
             assert_never(mode)

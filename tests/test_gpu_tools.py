@@ -3,6 +3,7 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -230,7 +231,12 @@ def test_the_lines_of_a_table_have_as_many_cells_as_its_head():
 
 
 def a_slot_row(share: float, way: str, rate: float | None, **changes) -> slots.SlotRow:
-    values = {"share": share, "way": way, "decode_tokens_per_s": rate, "expert_fraction": share}
+    values: dict[str, Any] = {
+        "share": share,
+        "way": way,
+        "decode_tokens_per_s": rate,
+        "expert_fraction": share,
+    }
     return slots.SlotRow(**values | changes)
 
 

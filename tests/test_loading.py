@@ -139,7 +139,7 @@ def test_a_model_that_cannot_have_slots_is_placed_without_and_named():
 
 def test_slots_that_lost_their_trial_are_off_and_that_is_said():
     rig = Rig()
-    notes = []
+    notes: list[str] = []
     rig.voice = replace(rig.voice, note=notes.append)
     rig.deciding = replace(
         rig.deciding,

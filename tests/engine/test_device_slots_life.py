@@ -24,7 +24,7 @@ def result_of(tiny_model: Callable[[str], Path]) -> Callable[[str], dict[str, An
         return child_report("tests.engine.slots_life_child", str(tiny_model("qwen3moe")))
 
     def find(name: str) -> dict[str, Any]:
-        found = {line["case"]: line for line in report().lines}
+        found: dict[str, dict[str, Any]] = {line["case"]: line for line in report().lines}
         assert name in found, report().ending
         return found[name]
 

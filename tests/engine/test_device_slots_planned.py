@@ -132,6 +132,7 @@ def test_slots_take_what_was_planned_and_answer_as_without(
     assert loaded.report.notes == ()
     assert sample is not None
     assert sample.slots is not None
+    assert REQUEST.maximum_tokens is not None
     assert sample.slots.tokens >= REQUEST.maximum_tokens - 1
     assert sample.slots.uploads >= sample.slots.held_experts > 0
     assert sample.notes == ()
