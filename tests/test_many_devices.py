@@ -262,7 +262,7 @@ def test_a_worker_with_other_threads_is_told(theirs: int | None, is_told: bool):
     plan = plan_placement(a_heavy_model(), machine, strategy)
     told = [caution.message for caution in plan.cautions if caution.code == "worker-threads"]
     assert bool(told) is is_told
-    assert all("gpu0 computes with 4 threads and this machine with 6" in each for each in told)
+    assert all("the threads of gpu0 are 4 and of this machine 6" in each for each in told)
 
 
 def test_the_way_to_a_worker_counts_in_its_rank():

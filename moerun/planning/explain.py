@@ -288,8 +288,8 @@ def _device_cautions(problem: Problem, plan: Plan) -> list[Caution]:
             found.append(
                 Caution(
                     code="worker-threads",
-                    message=f"{label} computes with {gpu.compute_threads} threads and this machine "
-                    f"with {plan.threads}, so that long answers may differ in their last bits from "
+                    message=f"the threads of {label} are {gpu.compute_threads} and of this machine "
+                    f"{plan.threads}, so that long answers may differ in their last bits from "
                     "those of one machine; give --threads the same number on both for equal ones",
                 )
             )
