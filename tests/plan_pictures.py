@@ -26,7 +26,8 @@ from moerun.planning.plan import (
     Plan,
     Rung,
 )
-from moerun.planning.strategy import LoadMode, Strategy, Toggle
+from moerun.planning.planner import plan_placement
+from moerun.planning.strategy import LoadMode, Strategy, StreamingMode, Toggle
 from moerun.planning.summary import Verdict
 from moerun.report.advice_view import advice_lines
 from moerun.report.console import ASCII, BLOCKS, Page, print_lines
@@ -218,12 +219,23 @@ def advice_picture(page: Page) -> str:
     return drawn(advice_lines("Picture 100B\x1b[31m", advice, page), page)
 
 
+def slots_picture(page: Page) -> str:
+    """Draw the planner's own plan with slots: 12 layers of 64 experts on two cards, and RAM."""
+    model = a_model(layers=12, expert=512 * MIB, experts_used=4, expert_count=64)
+    machine = a_machine(gpus=[a_gpu(0, free=6 * GIB), a_gpu(1, free=4 * GIB)], ram=64 * GIB)
+    strategy = Strategy(streaming=StreamingMode.SLOTS)
+    plan = plan_placement(model, machine, strategy)
+    return drawn(plan_lines(model, machine, plan, page, explains=True), page)
+
+
 PICTURES: dict[str, Callable[[], str]] = {
     "plan_60": lambda: plan_picture(Page(columns=60)),
     "plan_80": lambda: plan_picture(Page(columns=80), explains=True),
     "plan_120": lambda: plan_picture(Page(columns=120)),
     "plan_pipe": lambda: plan_picture(Page(wraps=False, glyphs=BLOCKS), explains=True),
     "plan_ascii": lambda: plan_picture(Page(glyphs=ASCII)),
+    "plan_slots_80": lambda: slots_picture(Page(columns=80)),
+    "plan_slots_pipe": lambda: slots_picture(Page(wraps=False)),
     "models_80": lambda: table_picture(Page(columns=80)),
     "advice_80": lambda: advice_picture(Page(columns=80)),
     "advice_pipe": lambda: advice_picture(Page(wraps=False)),

@@ -35,6 +35,7 @@ def slot_decisions(problem: Problem, plan: Plan, trial: SlotTrial) -> list[Decis
                 "slots; what misses is uploaded, none is computed on the host"
             ),
         ),
+        _worth(problem, plan.slots),
         Decision(
             step="slots",
             subject="experts in slots",
@@ -86,6 +87,19 @@ def slot_cautions(problem: Problem, plan: Plan) -> list[Caution]:
             )
         )
     return found
+
+
+def _worth(problem: Problem, planned: SlotPlan) -> Decision:
+    """Return what a byte of VRAM spares a token, by what it holds."""
+    model = problem.model
+    whole = model.experts_used / model.expert_count
+    in_slots = whole * planned.expected_hit_fraction / planned.held_fraction
+    return Decision(
+        step="slots",
+        subject="what a byte of VRAM spares each token",
+        chosen=f"{in_slots:.3f} bytes in slots, {whole:.3f} in whole layers of experts",
+        because="1 of dense weights, which come first; the KV cache is read whole, too",
+    )
 
 
 def _left_out(trial: SlotTrial) -> list[Decision]:

@@ -70,6 +70,8 @@ def strip_lines(model: Model, plan: Plan, page: Page) -> Iterator[Text]:
     what = "Experts" if model.is_sparse else "Weights"
     streams = plan.streaming is not None
     legend = _legend(tiers, streams=streams)
+    if plan.slots is not None:
+        legend += f"  likely ones of {len(plan.slots.layers)} layers in slots, too"
     yield from labelled(f"{what} by layer", legend, page, indent=_STRIP_INDENT + 12)
     groups = max(1, (page.columns - _STRIP_INDENT) // (_STRIP_GROUP + 1))
     per_line = groups * _STRIP_GROUP
