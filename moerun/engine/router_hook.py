@@ -88,11 +88,11 @@ class RouterHook:
             # there is no control vector; to say so once more has the next graph built anew
             self._llama.llama_set_adapter_cvec(self.context, None, 0, 0, 0, 0)
             self._reused = self._llama.llama_perf_context(self.context).n_reused
+        self._is_first_ask = True
         if slots is not None and slots.is_deaf and not self._is_dry:
             self._graph = None
             self._answers.ignore()
             return
-        self._is_first_ask = True
         self._reader.heard = 0
         if self._reader.ask_wishes():
             self._graph = None  # other nodes are to be read
@@ -103,6 +103,8 @@ class RouterHook:
         for pointer, operation in self._silenced:
             ctypes.c_int.from_address(pointer + OPERATION_OFFSET).value = operation
         self._silenced.clear()
+        if self._slots is not None:
+            self._slots.end(is_built=is_complete or not self._is_first_ask)
         graph, failure = self._graph, self._failure
         if failure is not None:
             self._failure, self._graph = None, None

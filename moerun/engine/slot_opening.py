@@ -16,6 +16,7 @@ from moerun.engine.device_slots import DeviceSlots, LayerRoom, LayerTensors
 from moerun.engine.graph_cuts import Graph
 from moerun.engine.slot_memory import Device
 from moerun.engine.slot_tensors import layer_tensors
+from moerun.engine.slot_use import LOOKED_AT
 from moerun.errors import EngineRefused, SlotsRefused
 from moerun.machine.description import HOST, DeviceId
 
@@ -37,7 +38,8 @@ def open_slots(
             "Experts that are repacked for the processor cannot be copied to slots of a device.",
             hint="Plan with slots, which turns repacking off, or use --streaming off.",
         )
-    graph = learn(1)
+    one, two = LOOKED_AT
+    graph = learn(one)
     if graph is None:
         raise SlotsRefused(
             f"experts of {architecture} cannot be read from slots: it has an encoder, whose graph "
@@ -54,7 +56,7 @@ def open_slots(
         )
     slots = DeviceSlots(opened, rooms)
     try:
-        _check_again(slots, rooms, learn, architecture)
+        _check_again(slots, rooms, lambda: learn(two), architecture)
     except BaseException:
         slots.close()
         raise
@@ -103,11 +105,14 @@ def _device(opened: abi.Abi, args: EngineArgs, wanted: DeviceId) -> Device:
 
 
 def _check_again(
-    slots: DeviceSlots, rooms: Sequence[LayerRoom], learn: Learn, architecture: str
+    slots: DeviceSlots,
+    rooms: Sequence[LayerRoom],
+    learn: Callable[[], Graph | None],
+    architecture: str,
 ) -> None:
     """Look at the graph that reads slots: the choice must not have been copied elsewhere.
 
-    It is of as many tokens as fit, so that the engine does not take it for the one before.
+    It is of other tokens than the one before, which the engine would else use again.
     """
     if slots.most_tokens < 2:
         least = min(room.slots for room in rooms)
@@ -118,7 +123,7 @@ def _check_again(
         )
     slots.turn(True)
     try:
-        graph = learn(2)
+        graph = learn()
         again = (
             [layer_tensors(graph, room.tensors.layer, is_slotted=True) for room in rooms]
             if graph

@@ -4,7 +4,7 @@ Knows: the supplier of slots, the slots, and what the present evaluation does.
 Does not know: graphs, or how experts come into slots.
 """
 
-from typing import Any
+from typing import Any, Final
 
 import numpy
 import numpy.typing
@@ -13,6 +13,9 @@ from moerun.engine.device_slots import DeviceSlots
 from moerun.engine.interface import Routing, SlotSupplier
 from moerun.errors import EngineRefused
 
+# How many tokens the graphs are of that are looked at first: with slots off, and then on.
+LOOKED_AT: Final = (1, 2)
+
 
 class SlotUse:
     """The slots of one context; they are there once `open` was called."""
@@ -20,7 +23,10 @@ class SlotUse:
     def __init__(self, supplier: SlotSupplier) -> None:
         self._supplier = supplier
         self._slots: DeviceSlots | None = None
-        self._last_tokens: int | None = None
+        self._now = (0, False)
+        # The graphs that the engine may use again, as tokens and whether they read slots: the last
+        # one that was surely built, and those begun since.
+        self._graphs: set[tuple[int, bool]] = set()
         self._is_reserved_slotted = False
 
     @property
@@ -31,6 +37,7 @@ class SlotUse:
     def open(self, slots: DeviceSlots, refused: tuple[str, ...]) -> None:
         """Take the slots over, and hand them to their supplier."""
         self._slots = slots
+        self._graphs = {(LOOKED_AT[-1], True)}
         self._supplier.attach_slots(slots, refused)
 
     @property
@@ -49,15 +56,21 @@ class SlotUse:
         if self._slots is None:
             return False
         uses = self._supplier.wants_slots and tokens <= self._slots.most_tokens
-        is_changed, is_alike = uses != self._slots.is_on, tokens == self._last_tokens
         self._slots.turn(uses)
-        self._last_tokens = tokens
+        self._now = (tokens, uses)
         if not is_dry:
             self._supplier.begin(tokens, uses_slots=uses)
-        must_be_new = (is_changed and is_alike) or (self._is_reserved_slotted and not uses)
+        must_be_new = (tokens, not uses) in self._graphs
+        must_be_new = must_be_new or (self._is_reserved_slotted and not uses)
         if must_be_new:
             self._is_reserved_slotted = uses
         return must_be_new
+
+    def end(self, *, is_built: bool) -> None:
+        """The evaluation is over; a graph that was given up may not even have been built."""
+        if is_built:
+            self._graphs.clear()
+        self._graphs.add(self._now)
 
     def is_used(self, layer: int) -> bool:
         """Whether the present evaluation reads the experts of a layer from slots."""
