@@ -11,7 +11,7 @@ from moerun.cli.open_model import warn
 from moerun.repl.commands import completions
 from moerun.repl.conversation import Conversation, Screen, Showing
 from moerun.repl.history import typed_lines
-from moerun.repl.terminal import LineEditor
+from moerun.repl.terminal import LineEditor, keys_kept
 from moerun.report.terminal import answer_columns, has_colours
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def hold_conversation(partner: "Partner", settings: "ChatSettings", wishes: "Run
         typed=typed,
         columns=answer_columns,
         is_coloured=has_colours(),
+        keys_kept=keys_kept,
     )
     showing = Showing(
         wraps=wishes.wraps,

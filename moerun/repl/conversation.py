@@ -5,6 +5,7 @@ Does not know: how a model was loaded or is reached, or how a terminal edits lin
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, TextIO, assert_never
 
@@ -29,7 +30,8 @@ class Screen:
     """Where a conversation is shown, and how it reads lines.
 
     `read_line` takes a prompt, and raises EOFError at Ctrl-D, and KeyboardInterrupt, with what
-    was typed, at Ctrl-C. `columns` tells how wide the terminal is now.
+    was typed, at Ctrl-C. `columns` tells how wide the terminal is now. What is typed while no line
+    is read is kept within `keys_kept`.
     """
 
     read_line: Callable[[str], str]
@@ -38,6 +40,7 @@ class Screen:
     typed: TypedLines
     columns: Callable[[], int]
     is_coloured: bool = False
+    keys_kept: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +78,17 @@ class Conversation:
                 if not any(interruption.args):
                     self._screen.output.write(f"\n{_LEAVE_HINT}\n")
                 continue
-            if line.startswith("/"):
-                if not self._obey(line):
+            with self._screen.keys_kept():
+                if not self._follow(line):
                     return
-            elif line.strip():
-                self._answer(line)
+
+    def _follow(self, line: str) -> bool:
+        """Obey or answer a line; whether the conversation goes on."""
+        if line.startswith("/"):
+            return self._obey(line)
+        if line.strip():
+            self._answer(line)
+        return True
 
     def _read(self) -> str:
         """Return what was typed; a text in triple quotes may take several lines."""

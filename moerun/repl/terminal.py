@@ -1,10 +1,13 @@
 """The line that is edited on a terminal, by prompt_toolkit.
 
-Knows: keys, the placeholder, and how completions and history are offered.
+Knows: keys, the placeholder, how completions and history are offered, and what becomes of keys
+that are pressed while no line is read.
 Does not know: what a line means.
 """
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from prompt_toolkit import PromptSession
@@ -56,6 +59,30 @@ class LineEditor:
             return self._session.prompt(prompt, placeholder=placeholder)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(self._session.default_buffer.text) from None
+
+
+@contextmanager
+def keys_kept() -> Iterator[None]:
+    """Keep what is typed meanwhile for the next line, unseen; Ctrl-C and Ctrl-Z work as ever.
+
+    Otherwise the terminal would show it in the middle of the answer, and make of Enter the line
+    break that Ctrl-J is.
+    """
+    try:
+        import termios
+    except ImportError:  # Windows keeps keys so by itself
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    kept = termios.tcgetattr(descriptor)
+    kept[0] &= ~termios.ICRNL
+    kept[3] &= ~(termios.ECHO | termios.ICANON)
+    termios.tcsetattr(descriptor, termios.TCSANOW, kept)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 class _OfferedHistory(History):
