@@ -246,6 +246,40 @@ def _deepseek2(shape: Shape, layer: int) -> Rows:
     yield from _dense_or_sparse(shape, layer, shared=_shared_width(shape))
 
 
+def _glm_dsa(shape: Shape, layer: int) -> Rows:
+    """Yield a layer of GLM-5: latent attention, and an indexer that chooses what is attended to."""
+    yield from _deepseek2(shape, layer)
+    heads = shape.number("attention.indexer.head_count")
+    length = shape.number("attention.indexer.key_length")
+    yield "indexer.k_norm.weight", (length,)
+    yield "indexer.k_norm.bias", (length,)
+    yield "indexer.proj.weight", (shape.width, heads)
+    yield "indexer.attn_k.weight", (shape.width, length)
+    yield "indexer.attn_q_b.weight", (shape.number("attention.q_lora_rank"), heads * length)
+
+
+def _mimo2(shape: Shape, layer: int) -> Rows:
+    """Yield a layer of MiMo-V2: values are shorter than keys, and windows have sinks."""
+    keys, kept = shape.key_length, shape.kv_heads(layer)
+    values = shape.number("attention.value_length")
+    yield from _norms(shape, "attn_norm", "ffn_norm")
+    yield "attn_q.weight", (shape.width, shape.heads * keys)
+    yield "attn_k.weight", (shape.width, kept * keys)
+    yield "attn_v.weight", (shape.width, kept * values)
+    yield "attn_output.weight", (shape.heads * values, shape.width)
+    if shape.of_layer("attention.sliding_window_pattern", layer):
+        yield "attn_sinks.weight", (shape.heads,)
+    yield from _dense_or_sparse(shape, layer, shared=0)
+
+
+def _granite_hybrid(shape: Shape, layer: int) -> Rows:
+    """Yield a layer of Granite 4: it keeps a state or attends, and all have shared experts."""
+    yield from _norms(shape, "attn_norm", "ffn_norm")
+    yield from _mamba2(shape) if shape.is_recurrent(layer) else _attention(shape, layer)
+    yield from _experts(shape, shape.number("feed_forward_length"))
+    yield from _network(shape, shape.number("expert_shared_feed_forward_length"), "_shexp")
+
+
 def _glm4moe(shape: Shape, layer: int) -> Rows:
     yield from _norms(shape, "attn_norm", "post_attention_norm")
     yield from _attention(shape, layer)
@@ -358,13 +392,16 @@ _LAYERS: Final[dict[str, _Layer]] = {
     "bailingmoe2": _bailingmoe2,
     "deepseek2": _deepseek2,
     "ernie4_5-moe": _ernie,
+    "glm-dsa": _glm_dsa,
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
+    "granitehybrid": _granite_hybrid,
     "granitemoe": _llama,
     "hunyuan-moe": _hunyuan,
     "lfm2moe": _lfm2moe,
     "llama": _llama,
     "llama4": _llama4,
+    "mimo2": _mimo2,
     "minimax-m2": _minimax_m2,
     "nemotron_h_moe": _nemotron,
     "olmoe": _olmoe,
