@@ -1,6 +1,7 @@
 """Slots as a mechanism of the streamer: over memory and SSD, wished or tried, with equal bits."""
 
 import functools
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_logits_are_bit_equal(name: str, run_of: Callable):
     run = run_of(name)
 
     assert run.rows_apart == 0
-    assert run.sample.notes == ()
+    assert run.sample.notes == () or (name in TRIED and "lost their trial" in run.sample.notes[0])
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TRIED])
@@ -73,10 +74,13 @@ def test_what_is_missing_comes_from_storage_only_where_it_lies_there(run_of: Cal
 
 @pytest.mark.parametrize("name", TRIED)
 def test_slots_are_tried_on_the_answers_own_tokens(name: str, run_of: Callable):
-    """Single tokens run with and without slots in turn, by graphs of the same size."""
+    """Single tokens run with and without slots in turn, by graphs of the same size.
+
+    Which of the two wins, and whether the other is given up early, is the machine's to say.
+    """
     run = run_of(name)
     slots = run.sample.slots
 
-    assert "tried on 32 tokens, median" in run.sample.because
+    assert re.search(r"tried on \d+ tokens, median: \w+ [\d.]+ ms, slots", run.sample.because)
     assert slots is not None
-    assert 16 <= slots.tokens < run.rows - 1
+    assert 5 <= slots.tokens < run.rows - 1
