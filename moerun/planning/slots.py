@@ -24,7 +24,6 @@ from moerun.model.description import Layer, Model, Tensor
 from moerun.planning.budgets import usable_gpus
 from moerun.planning.pins import NO_PINS, Pinning
 from moerun.planning.strategy import Strategy, StreamingMode, Tier
-from moerun.units import format_gib
 
 LEAST_TIMES_USED: Final = 3
 # What a backend aligns tensors in a buffer to, at most: CUDA's, the largest of those that are met -
@@ -189,11 +188,3 @@ def _share_slots(model: Model, strategy: Strategy, pinning: Pinning, slot_bytes:
     )
     share_bytes = int(model.expert_bytes * residency.vram_fraction) - pinned_bytes
     return max(0, share_bytes) // max(1, slot_bytes)
-
-
-def told_slots(wish: SlotWish, slots: int) -> str:
-    """Return a number of slots with its share and what one in every layer takes."""
-    return (
-        f"{slots} of {wish.expert_count} experts of each layer, "
-        f"{format_gib(slots * wish.slot_bytes)}"
-    )
