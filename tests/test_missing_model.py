@@ -2,7 +2,9 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,9 @@ from tests.model_files import EXPERTS, a_model_file
 from tests.servers.file_host import FileHost
 from tests.servers.hub import Hub, Published
 from tests.servers.ollama_registry import OllamaRegistry
+from tests.terminal import Terminal
+
+ROOT = Path(__file__).parents[1]
 
 TIGHT = ("--ram", "1G", "--ubatch", "64", "--batch", "64", "--ctx", "512")
 LARGE_WIDTH = 256 * 1024  # of the inner layer of experts: 2.4 GB of them, all holes
@@ -106,6 +111,22 @@ def test_streaming_after_a_download_is_not_begun_unasked(large, hub, capsys, tmp
     assert said.out == ""
     assert not (tmp_path / "hf").exists()
     assert hub.files.sent_bytes < 32 << 20  # headers alone
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "said"), [("n\r", 1, "Nothing was downloaded."), ("\x03", 130, "")]
+)
+def test_somebody_at_a_terminal_is_asked(large, here, tmp_path, typed, code, said):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm"}
+    command = [sys.executable, "-m", "moerun", "run", "user/large", "Hi", *TIGHT]
+    with Terminal(command, environment, here) as screen:
+        screen.expect("SSD")  # the plan stands before it
+        screen.expect("would stream experts from SSD. Download it? [y/N]: ")
+        screen.type(typed)
+        assert screen.wait() == code
+        assert said in screen.seen
+        assert "Traceback" not in screen.seen
+    assert not (tmp_path / "hf").exists()
 
 
 def test_what_cannot_run_here_is_not_downloaded(large, capsys, tmp_path):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from moerun.engine.interface import AnswerPart, Message, StopReason
+from moerun.engine.interface import AnswerPart, Message, StopReason, Thinking
 from moerun.errors import EXIT_INTERRUPTED
 from moerun.report.answer_view import AnswerView, AnswerWriter, terminal_answer
 from moerun.report.notices import tell
@@ -92,7 +92,7 @@ class OneShot:
                 is_coloured=has_colours(),
             )
         content = AnswerWriter(sys.stdout, is_terminal=False)
-        if self._settings.think is None or wishes.hides_thinking:
+        if self._settings.think in (None, Thinking.OFF) or wishes.hides_thinking:
             return AnswerView(content, thinking=None)
         aside = AnswerWriter(sys.stderr, is_terminal=sys.stderr.isatty())
         return AnswerView(content, thinking=aside, marks=sys.stderr)
