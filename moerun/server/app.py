@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from moerun.server import ollama_shapes, openai_shapes
+from moerun.server import ollama_shapes, openai_shapes, openapi
 from moerun.server.backend import Backend
 from moerun.server.blobs import BlobEndpoint
 from moerun.server.endpoints import Endpoint, ErrorShape, Handler, write_json
@@ -39,6 +39,7 @@ def make_app(backend: Backend, management: ManagementApi | None = None) -> Starl
         routes=[
             Route("/", root, methods=["GET"]),
             Route("/health", _health, methods=["GET"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
             *_ollama_routes(backend, management or ManagementApi(backend)),
             *_openai_routes(backend),
         ],
@@ -89,6 +90,10 @@ def _openai_routes(backend: Backend) -> list[BaseRoute]:
 
 async def _health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi.document())
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
