@@ -129,6 +129,8 @@ def test_the_catalogue_and_files_are_shown(capsys, weights):
         ("FROM demo\nPARAMETER ram_limit lots", "memory_strategy.ram_limit: "),
         ("FROM demo\nPARAMETER streaming fast", "memory_strategy.streaming: "),
         ("FROM ./", "is a folder"),
+        ("FROM " + "a" * 5000, "is not the name of a model"),
+        ("FROM demo\nADAPTER " + "a" * 5000, "there is no such file"),
     ],
 )
 def test_a_modelfile_that_cannot_be_meant_makes_nothing(here, capsys, text, message):

@@ -110,7 +110,7 @@ def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
             size_bytes=sum(path.stat().st_size for path in paths if path.is_file()),
             modified_at_s=near.stat().st_mtime,
         )
-    if near.is_dir():
+    if _is_folder(near):
         raise UnsupportedModel(
             f"FROM {name} is a folder, and a model is made from a GGUF file",
             hint="convert_hf_to_gguf.py of llama.cpp makes one of a folder of safetensors",
@@ -129,12 +129,12 @@ def base_of(modelfile: Modelfile, folder: Path) -> InstalledModel:
 def _adapter(name: str, folder: Path) -> Path:
     """Return the file that ADAPTER names."""
     near = _near(name, folder)
-    if near.is_dir():
+    if _is_folder(near):
         raise UnsupportedModel(
             f"ADAPTER {name} is a folder, and an adapter is a GGUF file",
             hint="convert_lora_to_gguf.py of llama.cpp makes one of a folder of safetensors",
         )
-    if not near.is_file():
+    if not _is_file(near):
         raise ModelNotFound(
             f"ADAPTER {name}: there is no such file",
             hint="a path starts at the folder of the Modelfile",
@@ -145,7 +145,7 @@ def _adapter(name: str, folder: Path) -> Path:
 def names_a_file(name: str, folder: Path) -> bool:
     """Whether what FROM names can only be on a disk, so that no host is asked for it."""
     near = _near(name, folder)
-    return is_path(name) or _is_weights(near) or near.is_dir()
+    return is_path(name) or _is_weights(near) or _is_folder(near)
 
 
 def _near(name: str, folder: Path) -> Path:
@@ -156,7 +156,21 @@ def _near(name: str, folder: Path) -> Path:
 
 
 def _is_weights(path: Path) -> bool:
-    return path.suffix.lower() == ".gguf" and path.is_file()
+    return path.suffix.lower() == ".gguf" and _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file system takes
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _weights(store: OwnStore, base: InstalledModel, progress: Progress) -> tuple[StoredBlob, ...]:

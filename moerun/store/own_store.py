@@ -299,7 +299,8 @@ def _check_room(source: Path, folder: Path) -> None:
     if needed_bytes + _LEFT_FREE_BYTES > free_bytes:
         raise ModelError(
             f"{source.name} needs {format_gib(needed_bytes)} on the disk of {folder}, and "
-            f"{format_gib(free_bytes)} are free",
+            f"{format_gib(free_bytes)} are free, of which {format_gib(_LEFT_FREE_BYTES)} are left "
+            "to others",
             hint="free some space, or set MOERUN_MODELS to a folder on the disk of the file, "
             "where it takes no room again",
         )

@@ -210,7 +210,8 @@ def check_room(order: PullOrder) -> None:
     if needed_bytes and needed_bytes + _LEFT_FREE_BYTES > free_bytes:
         raise NoRoom(
             f"{order.name} needs {format_gib(needed_bytes)} more on the disk of {order.folder}, "
-            f"and {format_gib(free_bytes)} are free",
+            f"and {format_gib(free_bytes)} are free, of which "
+            f"{format_gib(_LEFT_FREE_BYTES)} are left to others",
             hint="free some space, choose a smaller quantization, or set HF_HUB_CACHE or "
             "MOERUN_MODELS to a folder on another disk",
         )
