@@ -15,6 +15,7 @@ from moerun.model.description import ExpertPart, Model
 from moerun.planning.audit import audit
 from moerun.planning.budgets import rooms
 from moerun.planning.cargo import PartBytes
+from moerun.planning.fixed_charges import HOST_DRIVER_BYTES
 from moerun.planning.packing import Bay, Freight, packings
 from moerun.planning.pins import resolve_pins
 from moerun.planning.plan import ChargeKind, Plan
@@ -106,9 +107,16 @@ def test_more_memory_on_any_device_never_moves_bytes_to_a_slower_tier(seeds: ran
         larger = replace(case, strategy=strategy, machine=machine)
         after = planned(larger)
         assert after is not None, f"seed {case.seed}: device {index} + {more}"
-        assert _below(after, larger) <= _below(before, larger), (
-            f"seed {case.seed}: {index} + {more}"
+        told = f"seed {case.seed}: {index} + {more}"
+        (slower, on_ssd), (slower_before, on_ssd_before) = (
+            _below(after, larger),
+            _below(before, case),
         )
+        assert slower <= slower_before, told
+        if on_ssd > on_ssd_before:
+            cards = len(after.devices) - len(before.devices)
+            assert on_ssd - on_ssd_before <= cards * HOST_DRIVER_BYTES, told
+            assert on_ssd - on_ssd_before <= slower_before - slower, told
 
 
 def a_larger_machine(case: Case):
@@ -124,7 +132,9 @@ def a_larger_machine(case: Case):
 def _below(plan: Plan, case: Case) -> tuple[int, int]:
     """Return what is in RAM or slower, then what is on SSD and in no cache.
 
-    The second may only grow where the first falls: one more card costs its driver's share of RAM.
+    The second may only grow where the first falls by more, and by no more than a driver takes of
+    RAM for one more card (of 1,393 plans for 2,000 seeds that happens to one, by 27 MB of SSD for
+    302 MB of RAM).
     """
     host = case.machine.host
     slow = {gpu.id for gpu in case.machine.gpus if standing(gpu, host) is Standing.SLOW}

@@ -352,3 +352,10 @@ def test_what_cannot_be_planned_or_compared_is_one_sentence(arguments, code, wor
     captured = capsys.readouterr()
     assert captured.out == ""
     assert words in captured.err
+
+
+def test_how_far_formulas_are_off_is_told_of_a_machine_that_is_not_here(small: str, capsys):
+    assert main(["plan", small, "--machine", TWO_CARDS]) == 0
+    assert "compute buffers of devices that are not here are by formula" in capsys.readouterr().err
+    assert main(["plan", small, "--machine", NO_GPU]) == 0
+    assert "by formula" not in capsys.readouterr().err

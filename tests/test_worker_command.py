@@ -12,7 +12,7 @@ from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import Strategy
 from moerun.units import MIB
 from tests.builders import a_machine, a_model
-from tests.engine.serving import running_worker
+from tests.engine.serving import free_port_pair, running_worker
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,19 @@ def test_a_worker_that_is_there_already_is_not_taken_for_the_new_one(capsys, mon
     assert f"could not listen at 127.0.0.1:{worker.address.side_port}" in err
     assert "Lending" not in err
     assert "Fatal" not in err
+
+
+@pytest.mark.engine
+def test_a_port_of_the_engine_that_is_taken_is_told_with_the_reason(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOERUN_STATE_DIR", str(tmp_path))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", free_port_pair()))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["worker", "--listen", f"127.0.0.1:{port}", "--no-cache"]) == 6
+    assert f"could not listen at 127.0.0.1:{port}: Address already in use." in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.engine

@@ -58,11 +58,14 @@ def plan_exactly(model: "Model", machine: "Machine", strategy: "Strategy") -> "E
         return exact_plan(runs, strategy, deciding=deciding_on(model, machine, is_plain=False))
 
 
-def formula_note(plan: "Plan", machine: "Machine") -> str | None:
-    """Return how far the charges of imagined devices may be off; None where none is used."""
-    if not any(machine.gpu(device).is_hypothetical for device in plan.devices):
-        return None
-    return formula_sentence()
+def formula_note(plan: "Plan", machine: "Machine", *, is_elsewhere: bool) -> str | None:
+    """Return how far the charges of devices may be off that no engine can be asked for.
+
+    They are imagined, or those of a machine that `is_elsewhere`; None where none is used.
+    """
+    if any(is_elsewhere or machine.gpu(device).is_hypothetical for device in plan.devices):
+        return formula_sentence()
+    return None
 
 
 def formula_sentence() -> str:

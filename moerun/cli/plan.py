@@ -114,7 +114,7 @@ def show_plan(
         page = page_of(console)
         print_lines(console, plan_lines(model, machine, placement, page, explains=explains))
     _tell_notes(loaded, machine)
-    if note := formula_note(placement, machine):
+    if note := formula_note(placement, machine, is_elsewhere=flags.machine_file is not None):
         typer.echo(f"Note: {note}", err=True)
     if entry:
         _tell_of_entry(entry, model, placement, machine, loaded.settings.strategy)

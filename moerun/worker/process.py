@@ -16,6 +16,7 @@ import argparse
 import os
 import platform
 import secrets
+import socket
 import sys
 import threading
 import time
@@ -183,6 +184,18 @@ def _take_output() -> int:
     return reading
 
 
+def _require_port(host: str, port: int) -> None:
+    """Refuse a port that cannot be listened at with the reason, which the engine does not tell."""
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise EngineRefused(
+            f"The worker could not listen at {host}:{port}: {why}.",
+            hint="another program may have that port for a moment; try again, or take another one",
+        ) from error
+
+
 def serve_with_side_channel(options: argparse.Namespace) -> None:
     """Serve both channels until the process is ended; raises MoerunError when that cannot be."""
     host, _, port = options.address.rpartition(":")
@@ -213,6 +226,7 @@ def serve_with_side_channel(options: argparse.Namespace) -> None:
             f"belongs: {os.strerror(error.errno) if error.errno else error}.",
             hint="both the port of --listen and the next one must be free",
         ) from error
+    _require_port(host, int(port))
     output = _take_output()
     threading.Thread(target=comings.listen, args=(output,), daemon=True).start()
     threading.Thread(target=comings.watch_the_disk, daemon=True).start()
