@@ -129,7 +129,7 @@ def test_the_catalogue_and_files_are_shown(capsys, weights):
         ("FROM demo\nPARAMETER ram_limit lots", "memory_strategy.ram_limit: "),
         ("FROM demo\nPARAMETER streaming fast", "memory_strategy.streaming: "),
         ("FROM ./", "is a folder"),
-        ("FROM " + "a" * 5000, "is not the name of a model"),
+        ("FROM " + "a" * 5000, "cannot be a path"),
         ("FROM demo\nADAPTER " + "a" * 5000, "there is no such file"),
     ],
 )
