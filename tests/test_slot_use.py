@@ -1,6 +1,6 @@
 """When a graph must not be used again: whatever was built, or may have been, for other places."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import pytest
 from moerun.engine.interface import Routing
 from moerun.engine.slot_use import SlotUse
 from moerun.errors import EngineRefused
+from moerun.machine.description import DeviceId
 
 MOST_TOKENS = 4
 
@@ -16,9 +17,15 @@ class Slots:
     """Slots without memory."""
 
     most_tokens = MOST_TOKENS
+    is_queued = False
 
     def __init__(self) -> None:
         self.is_on = False
+        self.counts: Mapping[int, int] = {3: 5}
+        self.device_bytes: Mapping[DeviceId, int] = {}
+
+    def upload(self, layer: int, moves: Sequence[tuple[int, int]]) -> int:
+        raise AssertionError("nothing is uploaded here")
 
     def __contains__(self, layer: object) -> bool:
         return layer == 3
@@ -27,7 +34,7 @@ class Slots:
         self.is_on = on
 
     def counts_of(self, layer: int) -> int:
-        return 5
+        return self.counts[layer]
 
 
 class Supplier:
@@ -122,12 +129,13 @@ def test_the_graph_that_was_looked_at_last_reads_slots():
 
 def test_nothing_is_heard_only_where_nobody_listens():
     rig = Rig()
-    assert rig.use.is_deaf
-    rig.use.begin(1, is_dry=False)
-    assert not rig.use.is_deaf
-    rig.use.begin(9, is_dry=False)
-    rig.supplier.hears_all = True
-    assert not rig.use.is_deaf
+    found = [rig.use.is_deaf]
+    for tokens, hears_all in ((1, False), (9, False), (9, True)):
+        rig.supplier.hears_all = hears_all
+        rig.use.begin(tokens, is_dry=False)
+        found.append(rig.use.is_deaf)
+
+    assert found == [True, False, True, False]
 
 
 def test_a_choice_is_rewritten_row_by_row():

@@ -4,17 +4,37 @@ Knows: the supplier of slots, the slots, and what the present evaluation does.
 Does not know: graphs, or how experts come into slots.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy
 import numpy.typing
 
-from moerun.engine.device_slots import DeviceSlots
-from moerun.engine.interface import Routing, SlotSupplier
+from moerun.engine.interface import ExpertSlots, Routing, SlotSupplier
 from moerun.errors import EngineRefused
 
 # How many tokens the graphs are of that are looked at first: with slots off, and then on.
 LOOKED_AT: Final = (1, 2)
+
+
+class SwitchedSlots(ExpertSlots, Protocol):
+    """Slots that graphs read, or do not."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether graphs that are built now read the slots."""
+        ...
+
+    def turn(self, on: bool) -> None:
+        """Have graphs that are built from now on read the slots, or the whole tensors."""
+        ...
+
+    def counts_of(self, layer: int) -> int:
+        """How many slots a layer has."""
+        ...
+
+    def __contains__(self, layer: object) -> bool:
+        """Whether a layer has slots."""
+        ...
 
 
 class SlotUse:
@@ -22,7 +42,7 @@ class SlotUse:
 
     def __init__(self, supplier: SlotSupplier) -> None:
         self._supplier = supplier
-        self._slots: DeviceSlots | None = None
+        self._slots: SwitchedSlots | None = None
         self._now = (0, False)
         # The graphs that the engine may use again, as tokens and whether they read slots: the last
         # one that was surely built, and those begun since.
@@ -34,7 +54,7 @@ class SlotUse:
         """Whether graphs that are built now read slots."""
         return self._slots is not None and self._slots.is_on
 
-    def open(self, slots: DeviceSlots, refused: tuple[str, ...]) -> None:
+    def open(self, slots: SwitchedSlots, refused: tuple[str, ...]) -> None:
         """Take the slots over, and hand them to their supplier."""
         self._slots = slots
         self._graphs = {(LOOKED_AT[-1], True)}
