@@ -108,7 +108,7 @@ class Client:
 
     def _silent(self, error: Exception) -> ServeError:
         return ServeError(
-            f"The server at {self.place} does not answer: {error}",
+            f"The server at {self.place} does not answer: {_reason(error)}",
             hint="`moerun serve` starts one",
         )
 
@@ -156,7 +156,7 @@ class ServedStream:
                 yield chunk
         except _FAILURES as error:
             if not self.is_cancelled:
-                raise self._broken(str(error)) from error
+                raise self._broken(_reason(error)) from error
         if not (is_done or self.is_cancelled):
             raise self._broken("it closed the connection")
 
@@ -190,6 +190,10 @@ def require_ok(status: int, content: Any) -> Any:
     if status == _NOT_FOUND and said:
         raise ModelNotFound(f"The server refused: {said}.", hint="`moerun list` shows the models")
     raise ServeError(f"The server refused: {said or f'status {status}'}.")
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _said(content: Any) -> str:

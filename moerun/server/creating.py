@@ -20,8 +20,6 @@ from moerun.store.profile import ModelProfile
 from moerun.store.uploads import parse_digest
 
 _NOT_TAKEN: Final = {
-    "adapters": "adapters are not taken over HTTP; `moerun create` takes ADAPTER in a Modelfile, "
-    "and llama-export-lora of llama.cpp merges one into the GGUF",
     "quantize": "moerun does not quantize; make the GGUF with llama-quantize of llama.cpp, send it "
     "to /api/blobs and name it in files",
     "modelfile": "the text of a Modelfile is not read here; send from, system, template, "
@@ -40,7 +38,13 @@ class CreationWish:
 
     source: str | None
     files: tuple[tuple[str, str], ...]
+    adapters: tuple[tuple[str, str], ...]
     modelfile: Modelfile
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Return the digests of all that has to have been sent."""
+        return tuple(digest for _, digest in (*self.files, *self.adapters))
 
 
 def read_wish(body: Fields) -> CreationWish:
@@ -56,6 +60,7 @@ def read_wish(body: Fields) -> CreationWish:
     return CreationWish(
         source=checked_name(source) if source else None,
         files=files,
+        adapters=_files(body.child("adapters")),
         modelfile=Modelfile(
             source=source or files[0][0],
             parameters=_parameters(body.child("parameters")),
@@ -69,7 +74,8 @@ def read_wish(body: Fields) -> CreationWish:
 
 def _files(given: Fields) -> tuple[tuple[str, str], ...]:
     if len(given.values) > _MOST_FILES:
-        raise Refused(f"files: {len(given.values):,} are given; at most {_MOST_FILES:,} are taken")
+        said = f"{len(given.values):,} are given; at most {_MOST_FILES:,} are taken"
+        raise Refused(f"{given.where[:-1]}: {said}")
     return tuple((name, parse_digest(given.needed_text(name))) for name in given.values)
 
 

@@ -101,10 +101,20 @@ class ManagementApi:
                 teller.tell({"status": "hashing files", "completed": gone_bytes})
 
             store = self.store()
+            uploads = Uploads(store)
             with told_as_refusals(store.root), ExitStack() as stack:
-                source = base or stack.enter_context(Uploads(store).assembled(dict(wish.files)))
+                source = base or stack.enter_context(uploads.assembled(dict(wish.files)))
+                adapters = tuple(uploads.paths_of(dict(wish.adapters)).values())
                 teller.tell({"status": "creating new layers"})
-                create_from(reference, wish.modelfile, source, progress=update, store=store)
+                create_from(
+                    reference,
+                    wish.modelfile,
+                    source,
+                    adapters=adapters,
+                    progress=update,
+                    store=store,
+                )
+                uploads.remove(wish.digests)
                 teller.tell({"status": "writing manifest"})
                 teller.tell(_SUCCESS)
 

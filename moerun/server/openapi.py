@@ -128,6 +128,7 @@ _ROWS: Final[tuple[tuple[str, str, str, dict[str, Schema] | None, str], ...]] = 
     ("post", "/api/create", "Make a model of one that is here, or of files that were sent.",
      {"model*": _TEXT, "from": _TEXT, "template": _TEXT, "system": _TEXT, "license": _TEXTS,
       "files": {"type": "object", "additionalProperties": _TEXT}, "parameters": _OBJECT,
+      "adapters": {"type": "object", "additionalProperties": _TEXT},
       "messages": _messages(_ROLES[:3]), "stream": _FLAG}, "ndjson"),
     ("post", "/api/copy", "Give a model a second name.",
      {"source*": _TEXT, "destination*": _TEXT}, "nothing"),

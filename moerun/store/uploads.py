@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -70,25 +70,34 @@ class Uploads:
 
     @contextlib.contextmanager
     def assembled(self, files: Mapping[str, str]) -> Iterator[InstalledModel]:
-        """Give uploads, by name and digest, as a model; those that were taken in go afterwards.
+        """Give uploads, by name and digest, as a model while it is made.
 
-        One file is the model, several are its parts, by their names. Raises UsageError for other
-        files than GGUFs, ModelNotFound for one that was not sent.
+        One file is the model, several are its parts, by their names. Raises as `paths_of`.
         """
-        found = {name: (digest, self._needed(name, digest)) for name, digest in files.items()}
-        (first, (digest, path)), *others = sorted(found.items())
+        found = self.paths_of(files)
+        (first, path), *others = sorted(found.items())
         if not others:
-            yield _model(first, (path,), digest=digest)
-        else:
-            with self._side_by_side({name: path for name, (_, path) in found.items()}) as folder:
-                paths = parts_of(folder / Path(first).name)
-                if {path.name for path in paths} != {Path(name).name for name in found}:
-                    raise UsageError(
-                        f"files: {len(found)} files are given, and they are not the parts of one "
-                        "GGUF: those are named model-00001-of-00002.gguf and so on"
-                    )
-                yield _model(first, paths, digest=None)
-        for digest, _ in found.values():
+            yield _model(first, (path,), digest=files[first])
+            return
+        with self._side_by_side(found) as folder:
+            paths = parts_of(folder / Path(first).name)
+            if {path.name for path in paths} != {Path(name).name for name in found}:
+                raise UsageError(
+                    f"files: {len(found)} files are given, and they are not the parts of one "
+                    "GGUF: those are named model-00001-of-00002.gguf and so on"
+                )
+            yield _model(first, paths, digest=None)
+
+    def paths_of(self, files: Mapping[str, str]) -> dict[str, Path]:
+        """Return where uploads lie, by the names that they are given.
+
+        UsageError for what is no GGUF, ModelNotFound for what was not sent.
+        """
+        return {name: self._needed(name, digest) for name, digest in files.items()}
+
+    def remove(self, digests: Iterable[str]) -> None:
+        """Remove what a model was made of, which lies among the blobs now."""
+        for digest in digests:
             self._place(digest).unlink(missing_ok=True)
 
     def remove_forgotten(self, now_s: float | None = None) -> int:

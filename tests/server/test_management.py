@@ -11,6 +11,7 @@ import httpx
 import ollama
 import pytest
 
+from moerun.engine.tiny_gguf import write_tiny_moe
 from moerun.errors import Unreachable
 from moerun.server.refusals import Refused
 from moerun.server.shelf import LocalShelf
@@ -19,6 +20,7 @@ from moerun.store.modelfile import parse_modelfile
 from moerun.store.names import demo_path
 from moerun.store.own_store import OwnStore, own_reference
 from moerun.store.remote_file import Digest, DigestKind, RemoteFile
+from tests.adapters import TINY, write_adapter
 from tests.server.fakes import FakeLoader, serving
 from tests.test_pull import split_model
 
@@ -173,10 +175,29 @@ def test_a_model_is_made_of_parts_that_were_sent(tmp_path, split_demo):
         assert own.layout.find(own_reference("half")) is None
 
 
+def test_a_model_is_made_with_an_adapter_that_was_sent(tmp_path):
+    write_tiny_moe(tmp_path / "tiny.gguf")
+    adapter = write_adapter(tmp_path / "style.lora", TINY)
+    odd = write_adapter(tmp_path / "odd.lora", {"nowhere.weight": (128, 128)})
+    with creating(tmp_path) as (own, client):
+        sent = {"style.gguf": client.create_blob(adapter)}
+        client.create("styled", from_="tiny", adapters=sent)
+        stored = own.layout.find(own_reference("styled"))
+        assert stored is not None
+        (layer,) = stored.manifest.of_kind(LayerKind.ADAPTER)
+        assert own.layout.blob_path(layer).read_bytes() == adapter.read_bytes()
+        assert list((own.root / "uploads").iterdir()) == []
+        with pytest.raises(ollama.ResponseError) as caught:
+            client.create("odd", from_="tiny", adapters={"odd.gguf": client.create_blob(odd)})
+        assert caught.value.status_code == 400
+        assert own.layout.find(own_reference("odd")) is None
+
+
 @pytest.mark.parametrize(
     ("wish", "status", "said"),
     [
-        ({"from": "demo", "adapters": {"a.gguf": "x"}}, 501, "llama-export-lora"),
+        ({"from": "demo", "adapters": {"a.gguf": "x"}}, 400, "no digest"),
+        ({"from": "demo", "adapters": {"a.gguf": "sha256:" + "0" * 64}}, 404, "is not here"),
         ({"from": "demo", "quantize": "q4_K_M"}, 501, "llama-quantize"),
         ({"from": "demo", "quantization_level": "q8_0"}, 501, "llama-quantize"),
         ({}, 400, "either from or files"),
