@@ -48,6 +48,7 @@ bench: dev ## moerun beside plain llama-cpp-python, in one run
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.decode_overhead
+	$(BIN)/python -m benchmarks.slots
 
 bench-stream: dev ## moerun beside stock where a model does not fit; Linux, best as root, half an hour
 	$(BIN)/python -m benchmarks.streaming --model skewed --limits fits --rounds 4 --tokens 256
