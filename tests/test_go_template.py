@@ -82,10 +82,16 @@ def test_comments_say_nothing():
         ("no fields", "neither .Prompt nor .Messages"),
         ("{{ .Prompt }}{{ if .System }}", "no end"),
         ("{{ .Prompt }}{{ end }}", "without its beginning"),
-        ("{{ .Tools }}{{ .Prompt }}", r"\{\{ \.Tools \}\}' is not understood"),
-        ("{{ $x := .Prompt }}", "not understood"),
-        ("{{ range $i, $m := .Messages }}{{ end }}", "not understood"),
-        ("{{ json .Prompt }}", "not understood"),
+        ("{{ .Nothing }}{{ .Prompt }}", r"\{\{ \.Nothing \}\}' is not understood"),
+        ("{{ $x = .Prompt }}{{ .Prompt }}", "not understood"),
+        ("{{ $x }}{{ .Prompt }}", "not understood"),
+        ("{{ range $i, 5 := .Messages }}{{ end }}", "not understood"),
+        ("{{ range $a, $b, $c := .Messages }}{{ end }}", "not understood"),
+        ("{{ range len .Messages }}{{ end }}", "not understood"),
+        ("{{ range .Messages }}{{ .Prompt }}{{ end }}", "not understood"),
+        ("{{ range .Messages }}{{ . }}{{ end }}", "not understood"),
+        ("{{ call .Prompt }}", "not understood"),
+        ("{{ slice .Prompt }}", "not understood"),
         ("{{ }}{{ .Prompt }}", "not understood"),
         ("{{ if (eq .Prompt }}x{{ end }}", "not understood"),
         ("{{ if not }}x{{ end }}{{ .Prompt }}", "not understood"),
@@ -101,3 +107,43 @@ def test_what_is_not_understood_is_refused(text, message):
 def test_an_action_without_an_end_is_told(text):
     with pytest.raises(UsageError, match="has no }}"):
         parse_template(text)
+
+
+# As those of ollama's library are written: the last question is found by index, and tools are
+# asked for that no conversation here has.
+LIBRARY = """{{- range $index, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $index)) 1 }}
+{{- if eq .Role "user" }}
+{{- if and $last $.Tools }}[TOOLS] {{ range $.Tools }}{{ .Function.Name }}{{ end }}
+{{- end }}[INST] {{ if and $.System $last }}{{ $.System }}
+
+{{ end }}{{ .Content }}[/INST]
+{{- else if eq .Role "assistant" }}
+{{- if .ToolCalls }}[CALLS]{{ range .ToolCalls }}{{ .Function.Arguments }}{{ end }}
+{{- else }} {{ .Content }}</s>
+{{- end }}
+{{- end }}
+{{- end }}"""
+
+
+def test_a_template_of_the_library_finds_the_last_question():
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye")]
+    prompt = parse_template(LIBRARY).render(turns)
+    assert prompt == "[INST] Hi[/INST] Hello</s>[INST] Be brief.\n\nBye[/INST]"
+
+
+def test_a_variable_that_is_set_in_a_loop_is_known_behind_it():
+    text = (
+        "{{ $at := -1 }}{{ range $i, $m := .Messages }}"
+        '{{ if eq $m.Role "user" }}{{ $at = $i }}{{ end }}{{ end }}'
+        "{{ range $i, $m := .Messages }}{{ if eq $i $at }}>{{ end }}{{ $m.Content }};{{ end }}"
+    )
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c")]
+    assert parse_template(text).render(turns) == "a;b;>c;"
+
+
+def test_a_template_without_end_is_stopped():
+    text = "{{ range .Messages }}" * 12 + "x" + "{{ end }}" * 12
+    text = text.replace("{{ range .Messages }}", "{{ range $.Messages }}")
+    with pytest.raises(UsageError, match="without end"):
+        parse_template(text).render([("user", "a")] * 10)
