@@ -6,6 +6,7 @@ Does not know: what runs on a worker.
 
 import contextlib
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -60,16 +61,16 @@ def running_worker(
 
 
 def free_port_pair() -> int:
-    """Return a port that is free, as is the next one."""
-    while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            if port > 65_000:
-                continue
-            with contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", port + 1))
-                return port
+    """Return a port that is free, as is the next one.
+
+    Below those that systems give to outgoing connections, which would take one of them meanwhile.
+    """
+    for port in random.sample(range(20_000, 32_000, 2), 6_000):
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
+    raise AssertionError("no two ports in a row are free")
 
 
 class Network:
