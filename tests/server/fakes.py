@@ -21,6 +21,7 @@ from moerun.engine.interface import (
     ToolUse,
 )
 from moerun.errors import DoesNotFit, EngineCrashed, UsageError
+from moerun.experts.counters import StreamingSample
 from moerun.machine.description import HOST, DeviceId
 from moerun.server.app import make_app
 from moerun.server.backend import Backend
@@ -68,7 +69,7 @@ class FakeRunner:
     def holdings(self) -> tuple[Holding, ...]:
         return (Holding(device=HOST, size_bytes=self.size_bytes),)
 
-    def streaming(self) -> None:
+    def streaming(self) -> StreamingSample | None:
         return None
 
     def reserve_number(self) -> int:
@@ -141,6 +142,8 @@ class FakeRunner:
 class FakeLoader:
     """Loads without memory: models have the sizes in `sizes_bytes`, the machine `total_bytes`."""
 
+    runner: type[FakeRunner] = FakeRunner
+
     def __init__(
         self, *, total_bytes: int = 1000, sizes: Mapping[str, int] | None = None, sequences: int = 2
     ) -> None:
@@ -172,7 +175,7 @@ class FakeLoader:
         self.delay.wait(10)
         assert self.sizes[model.path] <= room[HOST], "loaded where there is no room"
         context_tokens = min(wishes.context_tokens or 100, 4096)
-        runner = FakeRunner(model.path, context_tokens, self.sequences, self.sizes[model.path])
+        runner = self.runner(model.path, context_tokens, self.sequences, self.sizes[model.path])
         self.loaded.append(runner)
         return runner
 

@@ -3,11 +3,14 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.server.fakes import serving
+from moerun.experts.counters import StreamingSample
+from tests.server.fakes import FakeLoader, FakeRunner, serving
+from tests.streaming_samples import a_sample
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 
@@ -41,17 +44,47 @@ def test_the_figures_are_of_the_models_in_memory(server):
     assert status["models"][0]["tiers"] == [{"tier": "ram", "name": "RAM", "bytes": 100}]
 
 
-def test_the_page_draws_in_a_browser(server, tmp_path):
+def drawn(url: str, folder: Path) -> str:
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
         pytest.skip("no chromium is installed; `apt install chromium` lets this run")
-    httpx.post(f"{server.url}/api/generate", json={"model": "alpha"})
     done = subprocess.run(
         [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-            f"--user-data-dir={tmp_path}", "--virtual-time-budget=5000", server.url,
+            f"--user-data-dir={folder}", "--virtual-time-budget=5000", url,
         ],
         capture_output=True, text=True, timeout=120, check=True,
     )  # fmt: skip
-    assert "alpha:latest" in done.stdout
-    assert "RAM 100 B" in done.stdout
+    return done.stdout
+
+
+def test_the_page_draws_in_a_browser(server, tmp_path):
+    httpx.post(f"{server.url}/api/generate", json={"model": "alpha"})
+    page = drawn(server.url, tmp_path)
+    assert "alpha:latest" in page
+    assert "RAM 100 B" in page
+
+
+class StreamingRunner(FakeRunner):
+    """A runner whose experts stream."""
+
+    def streaming(self) -> StreamingSample:
+        return a_sample()
+
+
+class StreamingLoader(FakeLoader):
+    """Loads runners whose experts stream."""
+
+    runner = StreamingRunner
+
+
+def test_the_page_draws_what_experts_do(tmp_path):
+    with serving(loader=StreamingLoader()) as server:
+        httpx.post(f"{server.url}/api/generate", json={"model": "alpha"})
+        (model,) = httpx.get(f"{server.url}/api/moerun/status").json()["models"]
+        page = drawn(server.url, tmp_path)
+    told, heat = model["streaming"], model["streaming"]["heat"]
+    assert "hit rate" in page
+    assert f'<canvas width="{len(heat[0]["uses"])}" height="{len(heat)}"' in page
+    assert [tier["tier"] for tier in model["tiers"]] == ["ram", "ssd"]
+    assert told["expert_bytes"] >= told["held_bytes"]
