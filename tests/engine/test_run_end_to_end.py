@@ -220,15 +220,6 @@ def test_ctrl_c_ends_the_answer_with_130_and_the_text_so_far(start, moerun, mode
     assert json.loads(moerun("stat", "--json").stdout)["runners"] == []
 
 
-@pytest.fixture
-def heeded_hangup():
-    """Give children the usual hangup: tests under `nohup` would hand on that it is ignored."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("heeded_hangup")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_termination_ends_the_runner_and_takes_its_record_away(
     start, environment, moerun, model, number
