@@ -283,13 +283,9 @@ def test_what_was_changed_to_fit_the_template_is_told_once():
     assert notices.count("system message went") == 1
 
 
-def test_a_crash_ends_the_conversation():
-    with pytest.raises(EngineCrashed):
-        hold("x", partner=FakePartner(EngineCrashed("died")))
-
-
-def test_a_lost_worker_ends_one_answer_and_not_the_conversation():
-    partner = FakePartner(WorkerLost("The worker at a:1 was lost.", hint="ask again"))
+@pytest.mark.parametrize("failure", [WorkerLost, EngineCrashed])
+def test_what_kills_the_runner_ends_one_answer_and_not_the_conversation(failure):
+    partner = FakePartner(failure("The worker at a:1 was lost.", hint="ask again"))
     _, output, notices, _ = hold("x", "y", partner=partner)
     assert "The worker at a:1 was lost" in notices
     assert "ask again" in notices

@@ -31,11 +31,12 @@ def hold_conversation(partner: "Partner", settings: "ChatSettings", wishes: "Run
         typed=typed,
         columns=answer_columns,
         is_coloured=has_colours(),
-        keys_kept=keys_kept,
     )
     showing = Showing(
         wraps=wishes.wraps,
         is_verbose=wishes.is_verbose,
         shows_thinking=not wishes.hides_thinking,
     )
-    Conversation(partner, screen, settings, showing).hold()
+    # From the first line to the last: between lines the terminal never shows keys by itself.
+    with keys_kept():
+        Conversation(partner, screen, settings, showing).hold()

@@ -114,7 +114,10 @@ def run(
         ),
     ] = None,
     hides_thinking: Annotated[
-        str, typer.Option("--hidethinking", metavar="", help="Think, but do not show it.")
+        str,
+        typer.Option(
+            "--hidethinking", metavar="", help="Think, but do not show it.", show_default=False
+        ),
     ] = "false",
     keep_alive: Annotated[
         str | None,
@@ -128,7 +131,10 @@ def run(
     truncate: Annotated[
         str,
         typer.Option(
-            "--truncate", metavar="[=false]", help="Of a model of vectors: cut what is too long."
+            "--truncate",
+            metavar="[=false]",
+            help="Of a model of vectors: cut what is too long, as it does by default.",
+            show_default=False,
         ),
     ] = "true",
     dimensions: Annotated[

@@ -35,6 +35,7 @@ _NS_PER_S: Final = 1e9
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 _SEED_BITS: Final = 31
+_LARGEST_SEED: Final = (1 << _SEED_BITS) - 1  # what the API takes of a seed
 
 
 class ServedPartner:
@@ -211,7 +212,7 @@ class ServedPartner:
         """Return the seed that is set or that the model carries; else draw one that can be told."""
         typed = settings.of_target(Target.SAMPLING).get("seed")
         if typed is not None:
-            return int(typed)
+            return int(typed) & _LARGEST_SEED
         shown = self._shown()
         rows = [line.split() for line in str(shown.get("parameters", "")).splitlines()]
         carried = next((row[1] for row in rows if row[:1] == ["seed"]), "")

@@ -177,23 +177,36 @@ def takes_long_text(head: str) -> bool:
 
 
 def completions(line: str, model_names: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-    """Return the words that may stand where the line ends, to replace its last, begun word."""
+    """Return the words that may stand where the line ends, to replace its last, begun word.
+
+    A blank follows those after which something more is typed.
+    """
     if not line.startswith("/"):
         return ()
     *before, begun = line.split(" ")
     if before in (["/load"], ["/save"]):
         candidates: tuple[str, ...] = model_names()
     elif before == ["/set", "parameter"]:
-        candidates = PARAMETER_NAMES
+        candidates = tuple(f"{name} " for name in PARAMETER_NAMES)
     elif before == ["/set", "think"]:
         candidates = _LEVELS
     elif before in (["/?"], ["/help"]):
         candidates = ("set", "show", "shortcuts")
     else:
-        depth = len(before)
-        split = [row.words.split() for row in ROWS]
-        candidates = tuple(words[depth] for words in split if words[:depth] == before != words)
+        candidates = _next_words(before)
     return tuple(dict.fromkeys(word for word in candidates if word.startswith(begun)))
+
+
+def _next_words(before: list[str]) -> tuple[str, ...]:
+    """Return the words of the table that may follow these."""
+    depth = len(before)
+    found = []
+    for row in ROWS:
+        words = row.words.split()
+        if words[:depth] == before != words:
+            goes_on = len(words) > depth + 1 or row.takes.startswith("<")
+            found.append(words[depth] + (" " if goes_on else ""))
+    return tuple(found)
 
 
 def _after(line: str, count: int) -> str:

@@ -5,12 +5,11 @@ Does not know: how a model was loaded or is reached, or how a terminal edits lin
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Final, TextIO, assert_never
 
-from moerun.engine.interface import AnswerFormat, FormatKind, Message, Thinking
-from moerun.errors import EngineCrashed, MoerunError, UsageError, WorkerLost
+from moerun.engine.interface import AnswerFormat, AnswerPart, FormatKind, Message, Thinking
+from moerun.errors import MoerunError, UsageError
 from moerun.repl import commands
 from moerun.repl.commands import LONG_QUOTES, Command, read_command, takes_long_text
 from moerun.repl.help import help_lines
@@ -30,8 +29,7 @@ class Screen:
     """Where a conversation is shown, and how it reads lines.
 
     `read_line` takes a prompt, and raises EOFError at Ctrl-D, and KeyboardInterrupt, with what
-    was typed, at Ctrl-C. `columns` tells how wide the terminal is now. What is typed while no line
-    is read is kept within `keys_kept`.
+    was typed, at Ctrl-C. `columns` tells how wide the terminal is now.
     """
 
     read_line: Callable[[str], str]
@@ -40,7 +38,6 @@ class Screen:
     typed: TypedLines
     columns: Callable[[], int]
     is_coloured: bool = False
-    keys_kept: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +63,7 @@ class Conversation:
         self._told: set[str] = set()
 
     def hold(self) -> None:
-        """Read lines and answer them until the end; what kills the runner is raised."""
+        """Read lines and answer them until the end."""
         self._show_turns(self._partner.card().turns)
         while True:
             try:
@@ -78,17 +75,11 @@ class Conversation:
                 if not any(interruption.args):
                     self._screen.output.write(f"\n{_LEAVE_HINT}\n")
                 continue
-            with self._screen.keys_kept():
-                if not self._follow(line):
+            if line.startswith("/"):
+                if not self._obey(line):
                     return
-
-    def _follow(self, line: str) -> bool:
-        """Obey or answer a line; whether the conversation goes on."""
-        if line.startswith("/"):
-            return self._obey(line)
-        if line.strip():
-            self._answer(line)
-        return True
+            elif line.strip():
+                self._answer(line)
 
     def _read(self) -> str:
         """Return what was typed; a text in triple quotes may take several lines."""
@@ -103,8 +94,10 @@ class Conversation:
     def _show_turns(self, turns: Sequence[tuple[str, str]]) -> None:
         """Show the messages that a model carries, as if they had been said."""
         for role, text in turns:
-            mark = PROMPT if role == "user" else ""
-            self._screen.output.write(f"{mark}{visible(text)}\n" + ("" if mark else "\n"))
+            view = self._view()
+            view.show(AnswerPart(text=f"{PROMPT}{text}" if role == "user" else text))
+            view.finish()
+            self._screen.output.write("" if role == "user" else "\n")
         self._screen.output.flush()
 
     def _answer(self, text: str) -> None:
@@ -113,14 +106,11 @@ class Conversation:
         turns = (*self._turns, question)
         try:
             spoken = self._partner.answer(self._settings, turns, view.show)
-        except EngineCrashed as error:
-            if not isinstance(error, WorkerLost):
-                raise
-            self._tell_failure(view, error)
-            return
         except MoerunError as error:
-            # Too long for the context, say: the turn is dropped and the conversation goes on.
-            self._tell_failure(view, error)
+            # Too long for the context, or the runner died: the turn is dropped, and what it takes
+            # to answer the next one is loaded then.
+            view.finish()
+            self._say(*error_lines(error))
             if self._turns and isinstance(error, UsageError):
                 self._say("Type /clear to begin anew.")
             return
@@ -142,10 +132,6 @@ class Conversation:
             shows_thinking=self._showing.shows_thinking,
             is_coloured=self._screen.is_coloured,
         )
-
-    def _tell_failure(self, view: AnswerView, error: MoerunError) -> None:
-        view.finish()
-        self._say(*error_lines(error))
 
     def _obey(self, line: str) -> bool:
         """Do what a command says; whether the conversation goes on."""

@@ -63,10 +63,10 @@ class LineEditor:
 
 @contextmanager
 def keys_kept() -> Iterator[None]:
-    """Keep what is typed meanwhile for the next line, unseen; Ctrl-C and Ctrl-Z work as ever.
+    """Keep what is typed while no line is read for the next one, unseen; Ctrl-C and Ctrl-Z work.
 
     Otherwise the terminal would show it in the middle of the answer, and make of Enter the line
-    break that Ctrl-J is.
+    break that Ctrl-J is. An editor restores this mode behind each line.
     """
     try:
         import termios

@@ -118,7 +118,7 @@ def test_keys_edit_complete_and_recall(terminal, environment):
         screen.expect(">>> ")
         screen.type("/set nov\x7f\x7ferb\x01\x05\x17")  # the word is deleted again
         screen.type("verb\t")
-        screen.expect("verbose")
+        screen.expect("ose")
         screen.type("\r")
         screen.expect("Set 'verbose' mode.")
         screen.expect(">>> ")
@@ -153,6 +153,19 @@ def test_ctrl_c_ends_an_answer_and_not_the_conversation(terminal, tiny_model):
         screen.send("/bye")
         assert screen.wait() == 0
         assert screen.is_echoing
+
+
+def test_a_runner_that_dies_is_replaced_by_the_next_message(terminal):
+    with terminal("run", DEMO, "--local") as screen:
+        screen.expect("Send a message")
+        [runner] = psutil.Process(screen.process.pid).children()
+        runner.kill()
+        while runner.is_running() and runner.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        screen.type(f"{QUESTION}\r")
+        screen.expect(ANSWER)
+        screen.send("/bye")
+        assert screen.wait() == 0
 
 
 def test_a_termination_at_the_prompt_leaves_the_terminal_as_it_was(terminal):
