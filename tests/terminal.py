@@ -63,12 +63,12 @@ class Terminal:
         """Press keys; Enter is a carriage return."""
         os.write(self._main, text.encode())
 
-    def send(self, line: str) -> None:
-        """Wait for the prompt, type a line, and wait until it stands there, sent."""
+    def send(self, line: str, *, end: str = "\r") -> None:
+        """Wait for the prompt, type a line, wait until it stands there, and end it."""
         self.expect(_PROMPT)
         self.type(line)
         self.expect(line[-10:])
-        self.type("\r")
+        self.type(end)
 
     def expect(self, text: str) -> str:
         """Read until `text` was shown after what was expected before; return what came before."""

@@ -78,6 +78,7 @@ def keys_kept() -> Iterator[None]:
     kept = termios.tcgetattr(descriptor)
     kept[0] &= ~termios.ICRNL
     kept[3] &= ~(termios.ECHO | termios.ICANON)
+    kept[3] |= termios.NOFLSH  # Ctrl-C throws away neither what was typed nor what was printed
     termios.tcsetattr(descriptor, termios.TCSANOW, kept)
     try:
         yield

@@ -110,9 +110,9 @@ def test_a_conversation_is_held_saved_and_gone_on_with(terminal, moerun):
 
 def test_keys_edit_complete_and_recall(terminal, environment):
     with terminal("run", DEMO, "--local") as screen:
-        screen.expect(">>> ")
-        screen.type("half a line\x03")  # dropped
-        screen.expect(">>> ")
+        screen.send("half a line", end="\x03")  # dropped
+        screen.expect("\n")
+        screen.expect("Send a message")
         screen.type("\x03")
         screen.expect("Use Ctrl + d or /bye to exit.")
         screen.expect(">>> ")
