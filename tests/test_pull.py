@@ -24,9 +24,10 @@ from moerun.errors import (
 )
 from moerun.model.gguf_header import read_header, read_model
 from moerun.store.file_lock import is_locked, locked
+from moerun.store.file_names import label_of
 from moerun.store.http_connection import Patience
 from moerun.store.hub_settings import HubSettings, read_hub_settings
-from moerun.store.huggingface import choose_files, label_of, list_repository
+from moerun.store.huggingface import choose_files, list_repository
 from moerun.store.pull import PullStep, check_room, order_pull, pull
 from moerun.store.references import HuggingFaceReference, OllamaReference, parse_reference
 from moerun.store.remote_file import RemoteFile

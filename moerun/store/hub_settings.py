@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from moerun.errors import UsageError
 from moerun.store.http_client import Credentials
 from moerun.store.http_connection import origin_of
+from moerun.store.hub_folders import hub_cache, hub_home
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 _YES: Final = frozenset({"1", "on", "yes", "true"})
@@ -57,28 +58,12 @@ def read_hub_settings(environment: Mapping[str, str] | None = None) -> HubSettin
     )
 
 
-def hub_cache(environment: Mapping[str, str] | None = None) -> Path:
-    """Return the folder of the cache, which need not be there."""
-    environment = os.environ if environment is None else environment
-    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if folder := environment.get(name):
-            return Path(folder).expanduser().absolute()
-    return _hub_home(environment) / "hub"
-
-
-def _hub_home(environment: Mapping[str, str]) -> Path:
-    if folder := environment.get("HF_HOME"):
-        return Path(folder).expanduser().absolute()
-    caches = environment.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(caches).expanduser().absolute() / "huggingface"
-
-
 def _token(environment: Mapping[str, str]) -> str | None:
     """Return the user's token: of the variable, else of the file that `hf auth login` writes."""
     token = environment.get("HF_TOKEN") or environment.get("HUGGING_FACE_HUB_TOKEN")
     if not token:
         named = environment.get("HF_TOKEN_PATH")
-        path = Path(named).expanduser() if named else _hub_home(environment) / "token"
+        path = Path(named).expanduser() if named else hub_home(environment) / "token"
         try:
             with path.open(encoding="utf-8", errors="replace") as file:
                 token = file.read(_LONGEST_TOKEN_BYTES)

@@ -25,6 +25,7 @@ from moerun.errors import (
     WrongContent,
 )
 from moerun.store.fetching import refusal
+from moerun.store.file_names import COMPANION, SHARD, label_of
 from moerun.store.http_client import Channel, Reply
 from moerun.store.http_connection import Patience, host_of, origin_of
 from moerun.store.hub_settings import HubSettings
@@ -36,14 +37,6 @@ _LISTING_BYTES: Final = 1 << 25
 _MOST_PAGES: Final = 100
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _NEXT: Final = re.compile(r'<(?P<url>[^>]+)>;\s*rel="?next"?')
-_SHARD: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
-# What is no model by itself - common/download.cpp @ llama-cpp-python 0.3.36.
-_COMPANION: Final = re.compile(r"mmproj|imatrix|^(?:mtp|eagle3|dflash|dspark)-", re.I)
-_LABEL: Final = re.compile(
-    r"(?:^|[-._/])(?P<label>(?:UD-)?(?:I?Q\d(?:_[A-Z0-9]+)*|TQ\d_\d|MXFP4(?:_MOE)?|BF16|F16|F32))"
-    r"(?=[-._/]|$)",
-    re.I,
-)
 _DEFAULTS: Final = ("Q4_K_M", "Q8_0")  # in the order in which llama.cpp prefers them
 _MOST_LABELS_SHOWN: Final = 16
 
@@ -102,7 +95,7 @@ def choose_files(repository: Repository, reference: HuggingFaceReference) -> tup
         raise ModelNotFound(
             f"{repository.name} has no {what}", hint=f"it has {_said(labels(repository))}"
         )
-    match = _SHARD.fullmatch(chosen[0].name)
+    match = SHARD.fullmatch(chosen[0].name)
     if match is not None and len(chosen) != int(match["count"]):
         raise MissingShard(
             f"{repository.name} holds {len(chosen)} of the {int(match['count'])} parts of "
@@ -117,20 +110,14 @@ def labels(repository: Repository) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for label in found if label is not None))
 
 
-def label_of(path: str) -> str | None:
-    """Return the quantization that a file's name tells, None when it tells none."""
-    found = [match["label"] for match in _LABEL.finditer(path)]
-    return found[-1] if found else None
-
-
 def _models(files: Iterable[RemoteFile]) -> tuple[tuple[RemoteFile, ...], ...]:
     """Group the model files: the parts of a split one belong together."""
     groups: dict[str, list[RemoteFile]] = {}
     for file in files:
         base = file.name.rpartition("/")[2]
-        if not base.lower().endswith(".gguf") or _COMPANION.search(base):
+        if not base.lower().endswith(".gguf") or COMPANION.search(base):
             continue
-        match = _SHARD.fullmatch(file.name)
+        match = SHARD.fullmatch(file.name)
         key = f"{match['stem']}*{match['count']}" if match is not None else file.name
         groups.setdefault(key, []).append(file)
     ordered = (tuple(sorted(group, key=lambda file: file.name)) for group in groups.values())

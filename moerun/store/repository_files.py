@@ -17,13 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from moerun.store.hub_settings import hub_cache
-from moerun.store.huggingface import label_of
+from moerun.store.file_names import COMPANION, SHARD, label_of
+from moerun.store.hub_folders import hub_cache
 from moerun.store.installed import InstalledModel, Source
 from moerun.store.references import HuggingFaceReference
 
-_COMPANION: Final = re.compile(r"mmproj|imatrix|^(?:mtp|eagle3|dflash|dspark)-", re.I)
-_SHARD: Final = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
 _FOLDER: Final = re.compile(r"models--(?P<user>[A-Za-z0-9_.-]+?)--(?P<name>[A-Za-z0-9_.-]+)")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DEEPEST: Final = 4
@@ -107,7 +105,7 @@ def _model(
     group: tuple[Path, ...], folder: Path, base: Path, repository: str, source: Source
 ) -> InstalledModel | None:
     """Return the files of one model; None when parts are missing or lead out of the store."""
-    match = _SHARD.fullmatch(group[0].name)
+    match = SHARD.fullmatch(group[0].name)
     if match is not None and len(group) != int(match["count"]):
         return None
     real_base = os.path.realpath(base)
@@ -137,7 +135,7 @@ def _model(
 def _groups(files: Iterator[Path]) -> tuple[tuple[Path, ...], ...]:
     groups: dict[str, list[Path]] = {}
     for path in files:
-        match = _SHARD.fullmatch(path.name)
+        match = SHARD.fullmatch(path.name)
         stem = f"{match['stem']}*{match['count']}" if match is not None else path.name
         groups.setdefault(f"{path.parent}/{stem}", []).append(path)
     return tuple(tuple(sorted(group)) for _, group in sorted(groups.items()))
@@ -154,7 +152,7 @@ def _gguf_files(folder: Path, *, depth: int) -> Iterator[Path]:
         if entry.is_dir(follow_symlinks=False):
             if depth and not entry.name.startswith("."):
                 yield from _gguf_files(folder / entry.name, depth=depth - 1)
-        elif entry.name.lower().endswith(".gguf") and not _COMPANION.search(entry.name):
+        elif entry.name.lower().endswith(".gguf") and not COMPANION.search(entry.name):
             yield folder / entry.name
 
 
