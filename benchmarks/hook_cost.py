@@ -147,17 +147,21 @@ def _cost(way: str, mine: list[float], plain: list[float]) -> Cost:
     )
 
 
-def main() -> None:
-    """Measure and print; the document goes to a file if one is named."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.hook_cost")
+def narrow_options(program: str) -> argparse.Namespace:
+    """Return what the command line says of a measurement on the narrow model."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}")
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     parser.add_argument("--layers", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def write_narrow_model(folder: str, layers: int) -> Path:
+    """Write a model whose own work is next to nothing, and return its file."""
     shape = SyntheticShape(
-        layers=options.layers,
+        layers=layers,
         width=128,
         heads=2,
         kv_heads=1,
@@ -166,8 +170,14 @@ def main() -> None:
         experts_used=8,
         vocabulary=512,
     )
+    return write_synthetic_model(Path(folder) / "narrow.gguf", shape)
+
+
+def main() -> None:
+    """Measure and print; the document goes to a file if one is named."""
+    options = narrow_options("hook_cost")
     with tempfile.TemporaryDirectory() as folder:
-        path = write_synthetic_model(Path(folder) / "narrow.gguf", shape)
+        path = write_narrow_model(folder, options.layers)
         costs = measure(
             path,
             options.layers,

@@ -11,7 +11,6 @@ Knows: what is timed: the engine room's decoding of single tokens, no expert bei
 Does not know: what is cheap enough.
 """
 
-import argparse
 import ctypes
 import json
 import statistics
@@ -22,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from benchmarks.synthetic_model import SyntheticShape, write_synthetic_model
+from benchmarks.hook_cost import narrow_options, write_narrow_model
 from moerun.engine import abi
 from moerun.engine.arguments import EngineArgs, LayerSlots
 from moerun.engine.decode import Decoder
@@ -203,25 +202,9 @@ def loopback_us(size_bytes: int) -> float:
 
 def main() -> None:
     """Measure and print; the document goes to a file if one is named."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.slots")
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    parser.add_argument("--layers", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    shape = SyntheticShape(
-        layers=options.layers,
-        width=128,
-        heads=2,
-        kv_heads=1,
-        expert_ff=32,
-        experts=128,
-        experts_used=8,
-        vocabulary=512,
-    )
+    options = narrow_options("slots")
     with tempfile.TemporaryDirectory() as folder:
-        path = write_synthetic_model(Path(folder) / "narrow.gguf", shape)
+        path = write_narrow_model(folder, options.layers)
         cost = measure(path, rounds=options.rounds, tokens=options.tokens, threads=options.threads)
     print(
         f"{cost.layers} layers, {cost.experts_used} experts for each token, all in slots; "

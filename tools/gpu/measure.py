@@ -20,7 +20,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -40,6 +39,7 @@ from moerun.planning.plan import Plan
 from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import ExpertResidency, Strategy
 from tools.gpu.build import NOT_DONE
+from tools.gpu.children import figures_of
 from tools.gpu.cuda import CudaError, CudaMemory, ballast
 from tools.gpu.table import Report, Row, Transfers, table_lines, write_table
 
@@ -141,21 +141,10 @@ def measured(way: Way, model: Model, *, free_bytes: int | None, is_small: bool) 
         "prompt_tokens": 64 if is_small else 1024,
         "answer_tokens": 8 if is_small else 64,
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(order, file)
-        file.flush()
-        command = [sys.executable, "-m", "tools.gpu.answer", file.name]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_ANSWER_TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return replace(row, failure=f"no answer within {_ANSWER_TIMEOUT_S} s")
-    if done.returncode:
-        tail = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        return replace(row, failure=f"ended with {done.returncode}: {tail[:120]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return replace(row, **found)
+    found, failure = figures_of(
+        "tools.gpu.answer", order, timeout_s=_ANSWER_TIMEOUT_S, late="no answer"
+    )
+    return replace(row, failure=failure, **found)
 
 
 def transfers(memory: CudaMemory, path: Path, expert_bytes: int) -> Transfers:

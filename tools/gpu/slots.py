@@ -14,9 +14,7 @@ Does not know: how a placement is run, or how a table stands in a document.
 import argparse
 import json
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -41,6 +39,7 @@ from moerun.planning.planner import plan_placement
 from moerun.planning.strategy import ExpertResidency, Strategy, StreamingMode, Toggle
 from moerun.worker.survey import survey_workers
 from tools.gpu.build import NOT_DONE
+from tools.gpu.children import figures_of
 from tools.gpu.table import write_between
 
 GIB: Final = 1 << 30
@@ -127,21 +126,10 @@ def measured(model: Model, machine: Machine, script: Script, *, share: float, wa
         "order": None if order is None else to_plain(order),
         **{name: list(getattr(script, name)) for name in ("prompt", "filling", "timed")},
     }
-    with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as file:
-        json.dump(given, file)
-        file.flush()
-        command = [sys.executable, "-m", "tools.gpu.slots_run", file.name]
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=_RUN_TIMEOUT_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            return replace(row, failure=f"not done within {_RUN_TIMEOUT_S} s")
-    if done.returncode:
-        tail = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        return replace(row, failure=f"ended with {done.returncode}: {tail[:120]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return replace(row, **found)
+    found, failure = figures_of(
+        "tools.gpu.slots_run", given, timeout_s=_RUN_TIMEOUT_S, late="not done"
+    )
+    return replace(row, failure=failure, **found)
 
 
 def _held_fraction(plan: Plan, model: Model) -> float:
