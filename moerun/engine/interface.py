@@ -259,7 +259,7 @@ class Capability(StrEnum):
 class LoadReport:
     """What loading gave: the buffers of the engine's log, the real context, the time it took.
 
-    `notes` are sentences on what the engine did otherwise than it was asked. `flash_attention`
+    `notes` are sentences on what was done otherwise than it was asked. `flash_attention`
     says whether it is on, where the log tells; left to the engine it depends on the placement.
     `sequences` is how many answers may share the engine at once.
     """

@@ -180,6 +180,11 @@ class Streamer:
             return 0
         return self._working.mechanism.held_bytes()
 
+    @property
+    def shortfalls(self) -> tuple[str, ...]:
+        """What of its order the mechanism cannot do, in sentences."""
+        return self._working.notes()
+
     def sample(self) -> StreamingSample:
         """Look at all counters; may be called from any thread."""
         now_s = self._parts.clock()

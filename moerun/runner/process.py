@@ -24,7 +24,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final, assert_never, cast
 
 from moerun.engine.interface import (
@@ -251,8 +251,11 @@ class RunnerProcess:
             raise
         # Asked once: the check reads every property of the session, the whole report among them.
         self._shared = self._session if isinstance(self._session, SharedSession) else None
+        report = self._session.report
+        if self._streamer is not None:
+            report = replace(report, notes=(*report.notes, *self._streamer.shortfalls))
         return protocol.Loaded(
-            report=self._session.report,
+            report=report,
             model_defaults=tuple(sorted(self._session.model_defaults.items())),
         )
 

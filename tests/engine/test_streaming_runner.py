@@ -155,3 +155,15 @@ def test_answers_through_an_ssd_cache_are_the_same_and_come_from_it(runner, tmp_
     assert second.ssd_cache.held_bytes >= first.ssd_cache.held_bytes
     assert second.ssd_cache.read_bytes > first.ssd_cache.read_bytes
     assert not [note for note in (*first.notes, *second.notes) if "SSD cache" in note]
+
+
+def test_an_ssd_cache_that_cannot_be_used_is_told_when_the_model_is_loaded(runner, tmp_path):
+    (tmp_path / "file").write_text("")
+    order = an_order(
+        tmp_path,
+        mode=StreamingMode.CACHE,
+        ssd_cache=SsdCacheOrder(path=str(tmp_path / "file" / "fast")),
+    )
+    report = runner.load(args_of(), streaming=order)
+    assert [note for note in report.notes if "is not used: Not a directory" in note]
+    assert runner.load(args_of(), streaming=an_order(tmp_path)).notes == ()
